@@ -1,0 +1,44 @@
+# Two commands matter: `make serve` and `make test`. Both set everything up first.
+PYTHON ?= python3
+VENV ?= .venv
+# Another wheel index for pip, if you need one, e.g. PIP_INDEX="--index-url https://..."
+PIP_INDEX ?=
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: setup setup-test serve test check format bench clean
+
+setup: $(VENV)/.setup
+setup-test: $(VENV)/.setup-test
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable .
+	touch $@
+
+$(VENV)/.setup-test: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[test]"
+	touch $@ $(VENV)/.setup
+
+serve: setup
+	$(BIN)/gpt2-server serve $(ARGS)
+
+test: setup-test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-test
+	$(BIN)/python -m bench.peers $(ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Measuring: the bare engine, a running server, the peers side by side."""

@@ -1,0 +1,196 @@
+"""What is checked before a request is admitted: its own values, then the room in the queue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidParams, PromptTooLong, QueueFull
+from engine.messages import EngineConfig, EngineStats, ModelInfo
+from engine.request import Request, SamplingParams
+
+MAX_LOGPROBS = 20
+MAX_SEED = 2**53
+THROUGHPUT_MEMORY_S = 30.0
+MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
+SHOWN_LEN = 40
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A field of SamplingParams, the request's name for it, and what it must be."""
+
+    field: str
+    param: str
+    text: str
+    holds: Callable[[Any], bool]
+
+
+RULES = (
+    Rule("max_tokens", "max_tokens", "must be at least 1", lambda v: v >= 1),
+    Rule("min_tokens", "min_tokens", "must be at least 0", lambda v: v >= 0),
+    Rule(
+        "temperature",
+        "temperature",
+        "must be a finite number of at least 0",
+        lambda v: 0 <= v < math.inf,
+    ),
+    Rule("top_k", "top_k", "must be at least 0", lambda v: v >= 0),
+    Rule("top_p", "top_p", "must be greater than 0 and at most 1", lambda v: 0 < v <= 1),
+    Rule("min_p", "min_p", "must be from 0 to 1", lambda v: 0 <= v <= 1),
+    Rule("seed", "seed", "must be from 0 to 2^53 - 1", lambda v: 0 <= v < MAX_SEED),
+    Rule("choice_index", "n", "must be from 0 to 2^31 - 1", lambda v: 0 <= v < 2**31),
+    Rule(
+        "repetition_penalty",
+        "repetition_penalty",
+        "must be a finite number greater than 0",
+        lambda v: 0 < v < math.inf,
+    ),
+    Rule("presence_penalty", "presence_penalty", "must be a finite number", math.isfinite),
+    Rule("frequency_penalty", "frequency_penalty", "must be a finite number", math.isfinite),
+    Rule(
+        "num_logprobs",
+        "logprobs",
+        f"must be from 0 to {MAX_LOGPROBS}",
+        lambda v: v is None or 0 <= v <= MAX_LOGPROBS,
+    ),
+    Rule(
+        "logit_bias",
+        "logit_bias",
+        "must have finite numbers as values",
+        lambda pairs: all(math.isfinite(bias) for _, bias in pairs),
+    ),
+)
+
+
+def shown(value: object) -> str:
+    """A value for an error message: short, whatever it was."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= SHOWN_LEN else text[:SHOWN_LEN] + "..."
+
+
+def check_request(
+    info: ModelInfo,
+    request_id: int,
+    prompt_ids: Sequence[int],
+    params: SamplingParams,
+    priority: int = 0,
+) -> Request:
+    """The request as the engine may have it: every type and value right, ``max_tokens`` clipped.
+
+    The last token drawn needs no position, so prompt + max_tokens <= context + 1.
+    Raises InvalidParams or PromptTooLong, with the name that the HTTP API has for the field.
+    """
+    ids = tuple(prompt_ids)
+    if not ids:
+        raise InvalidParams("prompt must have at least 1 token; it has none", "prompt")
+    if len(ids) > info.context_len:
+        limit = f"prompt must have at most {info.context_len} tokens"
+        raise PromptTooLong(f"{limit}; it has {len(ids)}", "prompt")
+    typed = _with_right_types(params)
+    for rule in RULES:
+        value = getattr(typed, rule.field)
+        if not rule.holds(value):
+            raise InvalidParams(f"{rule.param} {rule.text}; it was {shown(value)}", rule.param)
+    _check_ids("prompt", ids, info.vocab_size)
+    _check_ids("stop_token_ids", typed.stop_token_ids, info.vocab_size)
+    _check_ids("logit_bias", [token_id for token_id, _ in typed.logit_bias], info.vocab_size)
+    max_tokens = min(typed.max_tokens, info.context_len + 1 - len(ids))
+    clipped = msgspec.structs.replace(typed, max_tokens=max_tokens)
+    return Request(request_id, ids, clipped, priority=priority)
+
+
+def _with_right_types(params: SamplingParams) -> SamplingParams:
+    """Through the codec and back: what the engine process would reject is rejected here."""
+    try:
+        packed = msgspec.msgpack.encode(params)
+        return msgspec.msgpack.decode(packed, type=SamplingParams)
+    except msgspec.ValidationError as error:
+        # "Expected `int`, got `float` - at `$.max_tokens`"
+        text, _, place = str(error).partition(" - at `$.")
+        param = place.rstrip("`").partition("[")[0]
+        raise InvalidParams(f"{param}: {text}", param or None) from error
+    except (TypeError, OverflowError, ValueError) as error:
+        raise InvalidParams(f"a sampling parameter has an impossible value: {error}") from error
+
+
+def _check_ids(param: str, token_ids: Sequence[int], vocab_size: int) -> None:
+    """Whole collections at a time: this runs over a thousand ids on the event loop."""
+    if not token_ids:
+        return
+    rule = f"{param} must have token ids from 0 to {vocab_size - 1}"
+    if set(map(type, token_ids)) != {int}:
+        wrong = next(token_id for token_id in token_ids if type(token_id) is not int)
+        raise InvalidParams(f"{rule}; one was {shown(wrong)}", param)
+    for extreme in (min(token_ids), max(token_ids)):
+        if not 0 <= extreme < vocab_size:
+            raise InvalidParams(f"{rule}; one was {shown(extreme)}", param)
+
+
+def num_tokens_at_most(request: Request) -> int:
+    """The room that a request may come to need."""
+    return len(request.prompt_ids) + request.params.max_tokens
+
+
+class Throughput:
+    """Requests and tokens a second of busy time, the last half minute counting most."""
+
+    def __init__(self) -> None:
+        self._busy_s = 0.0
+        self._num_finished = 0.0
+        self._num_tokens = 0.0
+
+    def observe(self, stats: EngineStats, num_finished: int) -> None:
+        """Take in one step."""
+        keep = math.exp(-stats.step_s / THROUGHPUT_MEMORY_S)
+        self._busy_s = self._busy_s * keep + stats.step_s
+        self._num_finished = self._num_finished * keep + num_finished
+        self._num_tokens = self._num_tokens * keep + stats.num_step_tokens
+
+    def retry_after_s(self, num_requests: int, num_tokens: int) -> float:
+        """When that much has probably gone through, from one second to a minute."""
+        wait_s = max(
+            num_requests * self._busy_s / self._num_finished if self._num_finished else 0.0,
+            num_tokens * self._busy_s / self._num_tokens if self._num_tokens else 0.0,
+        )
+        return min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S)
+
+
+def check_room(
+    config: EngineConfig,
+    num_slots: int,
+    open_requests: Iterable[Request],
+    new_requests: Sequence[Request],
+    throughput: Throughput,
+) -> None:
+    """Whether all of ``new_requests`` may join ``open_requests`` (oldest first); all or none.
+
+    Those beyond the slots wait, and what waits is bounded in requests and in tokens. When
+    nothing waits yet, tokens do not matter: otherwise a large request could never come in.
+    Raises QueueFull, or InvalidParams for what would not fit into an empty queue either.
+    """
+    most = num_slots + config.max_queued_requests
+    if len(new_requests) > most:
+        rule = f"prompt must ask for at most {most} sequences at once, the slots and the queue"
+        raise InvalidParams(f"{rule}; it asks for {len(new_requests)}", "prompt")
+    open_list = list(open_requests)
+    waiting = (open_list + list(new_requests))[num_slots:]
+    num_tokens = sum(map(num_tokens_at_most, waiting))
+    excess = len(waiting) - config.max_queued_requests
+    excess_tokens = num_tokens - config.max_queued_tokens
+    if excess > 0:
+        rule = f"at most {config.max_queued_requests} requests may wait"
+        found = f"there would be {len(waiting)}"
+    elif excess_tokens > 0 and len(open_list) > num_slots:
+        rule = f"at most {config.max_queued_tokens} tokens may wait"
+        found = f"there would be {num_tokens}"
+    else:
+        return
+    retry_after_s = throughput.retry_after_s(max(excess, 0), max(excess_tokens, 0))
+    raise QueueFull(f"{rule}; {found}", retry_after_s)

@@ -1,0 +1,119 @@
+"""The frozen message types that cross between the API process and the engine process.
+
+To the engine: EngineConfig once, then Submit, Abort, Shutdown. From it: Loading while it
+starts, then Ready or Refused, then one Outputs a step and a Heartbeat while idle.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.request import Request, TokenOutput
+
+
+class EngineConfig(msgspec.Struct, frozen=True, tag=True):
+    """How to run one checkpoint. None leaves the choice to the engine.
+
+    ``dtype``: ``auto``, ``float32`` or ``bfloat16``; ``device``: ``auto``, ``cpu`` or ``cuda``.
+    ``num_slots``: sequences that run at once. ``max_context``: positions of a slot, at most the
+    checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512``.
+    """
+
+    checkpoint: str
+    device: str = "auto"
+    dtype: str = "auto"
+    num_slots: int | None = None
+    max_context: int | None = None
+    num_threads: int | None = None
+    kernels: str = "auto"
+    max_queued_requests: int = 256
+    max_queued_tokens: int = 131_072
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What is being served, decided once the checkpoint is loaded.
+
+    ``fingerprint`` names everything that a seeded answer depends on: weights, dtype, kernel
+    path, threads, version.
+    """
+
+    vocab_size: int
+    context_len: int
+    num_parameters: int
+    num_layers: int
+    num_channels: int
+    num_heads: int
+    eos_token_ids: tuple[int, ...]
+    weights_hash: str
+    device: str
+    dtype: str
+    kernels: str
+    num_slots: int
+    slot_bytes: int
+    num_threads: int
+    fingerprint: str
+    source: str
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """A step, and the state after it. ``phase``: ``prefill``, ``decode`` or ``mixed``."""
+
+    step_s: float = 0.0
+    phase: str = "decode"
+    num_rows: int = 0
+    num_step_tokens: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_slots_in_use: int = 0
+    num_slots_warm: int = 0
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Requests that are admitted together."""
+
+    requests: tuple[Request, ...]
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Requests whose reader is gone. Unknown ids are ignored: they may just have ended."""
+
+    request_ids: tuple[int, ...]
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Finish nothing, leave now, with exit code 0."""
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Still starting; proof of life."""
+
+    what: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Loaded; requests are served from here on."""
+
+    info: ModelInfo
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """It cannot start, and trying again would not help. One problem a line."""
+
+    problems: tuple[str, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Sent by the idle loop itself, so it proves progress and not merely a live thread."""
+
+    stats: EngineStats
+
+
+class Outputs(msgspec.Struct, frozen=True, tag=True):
+    """Everything one step brought."""
+
+    outputs: tuple[TokenOutput, ...]
+    stats: EngineStats
+
+
+ToEngine = EngineConfig | Submit | Abort | Shutdown
+FromEngine = Loading | Ready | Refused | Heartbeat | Outputs

@@ -1,0 +1,187 @@
+"""The engine process: owns the device, steps the core, and dies with its parent.
+
+Started by engine/child.py as ``python -m engine.process``. torch and the checkpoint are
+loaded by the factory alone, so this module is cheap to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from engine.errors import EngineFailed
+from engine.messages import (
+    Abort,
+    EngineConfig,
+    EngineStats,
+    Heartbeat,
+    Loading,
+    ModelInfo,
+    Outputs,
+    Ready,
+    Refused,
+    Shutdown,
+    Submit,
+    ToEngine,
+)
+from engine.request import Request, TokenOutput
+from engine.transport import ChannelClosed, EngineChannel
+
+DEFAULT_FACTORY = "engine.process:load_core"
+EXIT_REFUSED = 2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Core(Protocol):
+    """What the loop needs of an EngineCore; tests bring a small one of their own."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """The last step, and the state now."""
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue them, in this order."""
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        """Forget them; unknown ids are ignored."""
+
+    def step(self) -> tuple[list[TokenOutput], EngineStats]:
+        """Schedule, run, update."""
+
+
+Factory = Callable[[EngineConfig], tuple[Core, ModelInfo]]
+
+
+def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
+    """Open the checkpoint and build the real core. Raises EngineFailed with every problem."""
+    from engine.loader import build_core
+    from weights.checkpoint import CheckpointError, open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(Path(config.checkpoint))
+    except CheckpointError as error:
+        raise EngineFailed(list(error.problems)) from error
+    source = str(checkpoint.source.get("origin", checkpoint.path))
+    return build_core(
+        checkpoint.config, checkpoint.tensors, config, checkpoint.weights_hash, source
+    )
+
+
+def find_factory(name: str) -> Factory:
+    """The function that ``module:function`` names."""
+    module_name, _, function_name = name.partition(":")
+    return cast("Factory", getattr(importlib.import_module(module_name), function_name))
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Be killed when the parent dies, even while stopped or deep in a kernel (Linux only).
+
+    Elsewhere, and as a second net here, the closed socket ends the loop.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above
+        raise SystemExit(1)
+
+
+def await_config(channel: EngineChannel) -> EngineConfig:
+    """The first message says what to load."""
+    messages: list[ToEngine] = []
+    while not messages:
+        messages = channel.receive(None)
+    if not isinstance(messages[0], EngineConfig):
+        msg = f"the first message is an EngineConfig, not {type(messages[0]).__name__}"
+        raise TypeError(msg)
+    return messages[0]
+
+
+def load(channel: EngineChannel, factory: str) -> Core | None:
+    """Build the core and announce it; None when it was refused, which has then been said."""
+    config = await_config(channel)
+    channel.send(Loading(config.checkpoint))
+    try:
+        core, info = find_factory(factory)(config)
+    except EngineFailed as error:
+        channel.send(Refused(tuple(error.problems)))
+        return None
+    except Exception as error:
+        channel.send(Refused((f"{type(error).__name__}: {error}",)))
+        raise
+    channel.send(Ready(info))
+    return core
+
+
+def apply_message(core: Core, message: ToEngine) -> bool:
+    """Do what the client asks; False when that is to leave."""
+    match message:
+        case Submit(requests):
+            core.submit(requests)
+        case Abort(request_ids):
+            core.abort(request_ids)
+        case Shutdown():
+            return False
+        case EngineConfig():
+            msg = "a second EngineConfig"
+            raise TypeError(msg)
+    return True
+
+
+def serve(channel: EngineChannel, core: Core, heartbeat_s: float) -> None:
+    """Step while there is work, sleep on the socket while there is none.
+
+    Every pass sends one message, so silence means that this loop does not turn.
+    """
+    while True:
+        for message in channel.receive(0 if core.has_work else heartbeat_s):
+            if not apply_message(core, message):
+                return
+        if core.has_work:
+            outputs, stats = core.step()
+            channel.send(Outputs(tuple(outputs), stats))
+        else:
+            channel.send(Heartbeat(core.stats))
+
+
+def run(channel: EngineChannel, factory: str, heartbeat_s: float) -> int:
+    """Load and serve until told to leave; the exit code."""
+    try:
+        core = load(channel, factory)
+        if core is None:
+            return EXIT_REFUSED
+        serve(channel, core, heartbeat_s)
+    except ChannelClosed:
+        return 1
+    finally:
+        channel.close()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the process. SIGTERM ends it; SIGINT is for the parent, which then shuts it down."""
+    parser = argparse.ArgumentParser(prog="engine.process")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--heartbeat-s", type=float, required=True)
+    parser.add_argument("--factory", default=DEFAULT_FACTORY)
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(options.parent_pid)
+    os.set_inheritable(options.fd, False)  # a grandchild must not keep the socket open
+    channel = EngineChannel(socket.socket(fileno=options.fd))
+    return run(channel, options.factory, options.heartbeat_s)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

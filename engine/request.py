@@ -1,0 +1,92 @@
+"""What a request is, from the moment it is admitted until its last token. Imports no torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. ``STOP``: an end-of-text or stop token, or (server) a stop string."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    TIMEOUT = "timeout"
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How the next token is chosen; the order in which these apply is model/sampler.py's.
+
+    ``temperature`` 0 is greedy; ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 are off.
+    A draw is keyed by (``seed``, ``choice_index``, index of the token among the new ones).
+    ``stop_token_ids`` end the sequence, as the model's own end-of-text ids do unless
+    ``ignore_eos``; neither may be drawn before ``min_tokens`` tokens are. The token that ends
+    a sequence is part of the output. ``num_logprobs``: None for none, 0 for the drawn
+    token's alone, k for the k likeliest as well.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    choice_index: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    num_logprobs: int | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One sequence to generate.
+
+    ``emitted_ids`` are tokens that an earlier engine had drawn already: they are computed like
+    the prompt but counted as output, so that a resumed request goes on where it stopped.
+    A lower ``priority`` is served first; equals are served in the order of ``request_id``.
+    """
+
+    request_id: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    emitted_ids: tuple[int, ...] = ()
+    priority: int = 0
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log probabilities of the raw distribution at one new token.
+
+    ``top`` holds (token id, log probability), likeliest first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class RequestTimes(msgspec.Struct, frozen=True):
+    """Seconds a request spent, sent with its last output."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+class TokenOutput(msgspec.Struct, frozen=True):
+    """What one step (or several, joined) brought one request.
+
+    ``finish_reason`` is set on the last output, and only there. ``num_cached_tokens`` is the
+    number of prompt tokens that were copied from a known prefix instead of computed.
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    times: RequestTimes | None = None

@@ -1,0 +1,196 @@
+"""Scheduler: plain Python, no torch. Decides what each step computes.
+
+There are no phases: every running sequence has tokens known and tokens computed, and one
+number chases the other. Prefill in chunks, a prefix taken from a warm slot and decoding are the
+same rule with different distances.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from engine.chunk_budget import ChunkBudget
+from engine.request import Request, TokenLogprob, TokenOutput
+from engine.sequence import SequenceState
+from engine.slot_pool import MIN_PREFIX_LEN, PrefixMatch, SlotPool, common_prefix_len
+from engine.step import Drawn, PrefixCopy, Step, StepRow
+
+
+class Scheduler:
+    """Owns every admitted request until its end, and the slot pool.
+
+    First come, first served, lower ``priority`` before that. A request whose prompt begins like
+    one that is being prefilled waits for it and copies the result, so n choices of one
+    prompt compute it once.
+    """
+
+    def __init__(
+        self,
+        pool: SlotPool,
+        context_len: int,
+        vocab_size: int,
+        eos_token_ids: Iterable[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = pool
+        self._context_len = context_len
+        self._vocab_size = vocab_size
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._clock = clock
+        self._budget = ChunkBudget()
+        self._waiting: list[SequenceState] = []
+        self._running: list[SequenceState] = []
+        self._by_id: dict[int, SequenceState] = {}
+
+    @property
+    def num_running(self) -> int:
+        """Requests with a slot."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the next step would compute anything."""
+        return bool(self._by_id)
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Queue requests; ids must be new. Checks nothing else: the client has."""
+        now_s = self._clock()
+        for request in requests:
+            if request.request_id in self._by_id:
+                raise ValueError(f"request {request.request_id} is already here")
+            sequence = SequenceState(request, arrived_s=now_s)
+            self._by_id[request.request_id] = sequence
+            bisect.insort(self._waiting, sequence, key=_order)
+
+    def abort(self, request_ids: Iterable[int]) -> None:
+        """Forget requests and free their slots. Unknown ids are ignored: they may have ended."""
+        for request_id in request_ids:
+            sequence = self._by_id.get(request_id)
+            if sequence is not None:
+                self._remove(sequence)
+
+    def schedule(self) -> Step:
+        """Decide the next step. Takes slots for admitted requests."""
+        rows = [self._row(s, 1) for s in self._running if s.num_lacking == 1]
+        budget = self._budget.tokens(len(rows))
+        for sequence in self._running:
+            if sequence.num_lacking > 1 and budget:
+                rows.append(self._row(sequence, budget))
+                budget -= len(rows[-1].token_ids)
+        copies: list[PrefixCopy] = []
+        for sequence in tuple(self._waiting):
+            if not (budget and self.pool.num_available):
+                break
+            prefix = self.pool.longest_prefix(sequence.token_ids[:-1])
+            if self._is_worth_waiting(sequence, prefix):
+                continue
+            copies += self._admit(sequence, prefix)
+            rows.append(self._row(sequence, budget))
+            budget -= len(rows[-1].token_ids)
+        return Step(tuple(copies), tuple(rows))
+
+    def _is_worth_waiting(self, sequence: SequenceState, prefix: PrefixMatch | None) -> bool:
+        """Whether a running prefill will soon offer a longer prefix than is there now."""
+        wanted = sequence.token_ids[:-1]
+        least = max(MIN_PREFIX_LEN, prefix.length + 1 if prefix else 0)
+        return any(
+            other.num_lacking > 1
+            and other.num_computed < common_prefix_len(other.token_ids, wanted) >= least
+            for other in self._running
+        )
+
+    def _admit(self, sequence: SequenceState, prefix: PrefixMatch | None) -> list[PrefixCopy]:
+        """Give a waiting request its slot, with the longest known prefix in it."""
+        self._waiting.remove(sequence)
+        bisect.insort(self._running, sequence, key=_order)
+        sequence.slot = self.pool.take(prefix)
+        sequence.admitted_s = self._clock()
+        if prefix is None:
+            return []
+        sequence.num_computed = prefix.length
+        sequence.num_cached = min(prefix.length, len(sequence.request.prompt_ids))
+        self.pool.fill(sequence.slot, sequence.token_ids, prefix.length)
+        if prefix.slot == sequence.slot:
+            return []
+        return [PrefixCopy(prefix.slot, sequence.slot, prefix.length)]
+
+    def _row(self, sequence: SequenceState, budget: int) -> StepRow:
+        start = sequence.num_computed
+        end = min(start + budget, len(sequence.token_ids))
+        is_last = end == len(sequence.token_ids)
+        return StepRow(
+            request_id=sequence.request.request_id,
+            slot=sequence.slot,
+            start=start,
+            token_ids=tuple(sequence.token_ids[start:end]),
+            sampling=(
+                sequence.sampling_state(self._eos_token_ids, self._vocab_size) if is_last else None
+            ),
+        )
+
+    def update(self, step: Step, drawn: Sequence[Drawn], step_s: float) -> list[TokenOutput]:
+        """Take in a step's result: one ``drawn`` for each row with ``sampling``, in order.
+
+        Rows aborted since the step was scheduled are dropped. Finished requests leave their slot.
+        """
+        self._observe(step, step_s)
+        now_s = self._clock()
+        outputs = []
+        tokens = iter(drawn)
+        for row in step.rows:
+            token = next(tokens) if row.sampling is not None else None
+            sequence = self._by_id.get(row.request_id)
+            if sequence is None:
+                continue
+            sequence.num_computed += len(row.token_ids)
+            self.pool.fill(sequence.slot, sequence.token_ids, sequence.num_computed)
+            if token is not None:
+                outputs.append(self._append(sequence, token, now_s))
+        return outputs
+
+    def _observe(self, step: Step, step_s: float) -> None:
+        prompt_rows = [len(row.token_ids) for row in step.rows if len(row.token_ids) > 1]
+        self._budget.observe(len(step.rows) - len(prompt_rows), sum(prompt_rows), step_s)
+
+    def _append(self, sequence: SequenceState, token: Drawn, now_s: float) -> TokenOutput:
+        sequence.token_ids.append(token.token_id)
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now_s
+        reason = sequence.finish_reason(self._eos_token_ids, self._context_len)
+        if reason is not None:
+            self._remove(sequence)
+        return TokenOutput(
+            request_id=sequence.request.request_id,
+            token_ids=(token.token_id,),
+            logprobs=() if token.logprob is None else (TokenLogprob(token.logprob, token.top),),
+            finish_reason=reason,
+            num_cached_tokens=sequence.num_cached,
+            times=None if reason is None else sequence.times(now_s),
+        )
+
+    def _remove(self, sequence: SequenceState) -> None:
+        del self._by_id[sequence.request.request_id]
+        if sequence.slot < 0:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        self.pool.release(sequence.slot)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless requests and slots agree, each held by exactly one."""
+        self.pool.check_integrity()
+        if len(self._by_id) != len(self._waiting) + len(self._running):
+            raise AssertionError("a request is neither waiting nor running, or both")
+        if len({s.slot for s in self._running}) != self.pool.num_held:
+            raise AssertionError("running requests and held slots differ")
+
+
+def _order(sequence: SequenceState) -> tuple[int, int]:
+    return sequence.order

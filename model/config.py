@@ -1,0 +1,128 @@
+"""GPTConfig: every size and variant that a GPT-2-family checkpoint can carry. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+Activation = Literal["gelu_tanh", "gelu_erf", "relu", "silu", "tanh"]
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+class ConfigError(ValueError):
+    """A configuration that no decoder can have. ``problems`` lists every one of them."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class GPTConfig:
+    """Sizes and variants of one decoder (GPT-2 paper, section 2.3; upstream ``GPT2Config``).
+
+    ``is_attention_scaled`` divides scores by sqrt(head_len) (upstream ``scale_attn_weights``);
+    ``is_attention_layer_scaled`` divides them by the layer's number, counted from one, as well
+    (upstream ``scale_attn_by_inverse_layer_idx``). ``eos_token_ids`` end a sequence.
+
+    Raises ConfigError naming every impossible value.
+    """
+
+    vocab_size: int = 50_257
+    num_positions: int = 1_024
+    num_channels: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    num_inner: int = 3_072
+    activation: Activation = "gelu_tanh"
+    norm_epsilon: float = 1e-5
+    is_head_tied: bool = True
+    is_attention_scaled: bool = True
+    is_attention_layer_scaled: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
+            for name in _COUNTS
+            if not _is_count(getattr(self, name))
+        ]
+        if not problems and self.num_channels % self.num_heads:
+            problems.append(
+                f"num_channels must be a multiple of num_heads, "
+                f"got {self.num_channels} and {self.num_heads}"
+            )
+        if self.activation not in ACTIVATIONS:
+            problems.append(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
+            )
+        if not isinstance(self.norm_epsilon, float) or not 0 < self.norm_epsilon < 1:
+            problems.append(f"norm_epsilon must be between 0 and 1, got {self.norm_epsilon!r}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def head_len(self) -> int:
+        """D, channels per attention head."""
+        return self.num_channels // self.num_heads
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters, counting a tied head once."""
+        per_layer = (
+            4 * self.num_channels * (self.num_channels + 1)
+            + 2 * self.num_channels * self.num_inner
+            + self.num_inner
+            + 5 * self.num_channels
+        )
+        embeddings = (self.vocab_size + self.num_positions) * self.num_channels
+        head = 0 if self.is_head_tied else self.vocab_size * self.num_channels
+        return self.num_layers * per_layer + embeddings + head + 2 * self.num_channels
+
+    def slot_bytes(self, element_bytes: int, num_positions: int | None = None) -> int:
+        """Bytes of one cache slot: keys and values of every layer for ``num_positions``."""
+        positions = self.num_positions if num_positions is None else num_positions
+        return 2 * self.num_layers * self.num_channels * positions * element_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as written to a checkpoint's config.json."""
+        return {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
+        """The inverse of :meth:`to_dict`. Raises ConfigError for unknown or missing names."""
+        known = {field.name for field in fields(cls)}
+        problems = [f"unknown field {name!r}" for name in sorted(values.keys() - known)]
+        problems += [f"missing field {name!r}" for name in sorted(known - values.keys())]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**{**values, "eos_token_ids": tuple(values["eos_token_ids"])})
+
+
+_COUNTS = ("vocab_size", "num_positions", "num_channels", "num_layers", "num_heads", "num_inner")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _preset(layers: int, channels: int, heads: int) -> GPTConfig:
+    return GPTConfig(
+        num_layers=layers,
+        num_channels=channels,
+        num_heads=heads,
+        num_inner=4 * channels,
+        eos_token_ids=(50_256,),
+    )
+
+
+PRESETS: Mapping[str, GPTConfig] = {
+    "distilgpt2": _preset(6, 768, 12),
+    "gpt2": _preset(12, 768, 12),
+    "gpt2-medium": _preset(24, 1_024, 16),
+    "gpt2-large": _preset(36, 1_280, 20),
+    "gpt2-xl": _preset(48, 1_600, 25),
+}
+"""The released sizes, by the names that the hub gives them."""

@@ -1,0 +1,89 @@
+"""create_app: the one place where the parts of the server are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from engine.messages import ModelInfo
+from model.tokenizer import Tokenizer, VocabularyMissing
+from server.completions import completion_routes
+from server.errors import install
+from server.limits import BodyLimit
+from server.metrics import Metrics
+from server.models import model_routes
+from server.ops import ops_routes
+from server.request_id import RequestScope
+from server.seams import Engine
+from server.settings import Settings
+from server.state import LoadTokenizer, ServerState
+from server.tokens import token_routes
+
+
+def load_tokenizer(checkpoint: Path) -> Tokenizer | None:
+    """The checkpoint's tokenizer; None if it has no vocabulary. Raises TokenizerError."""
+    try:
+        return Tokenizer.from_directory(checkpoint)
+    except VocabularyMissing:
+        return None
+
+
+def server_version() -> str:
+    """The installed distribution's version."""
+    try:
+        return distribution_version("gpt2-server")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    *,
+    tokenizer_loader: LoadTokenizer = load_tokenizer,
+    on_ready: Callable[[ModelInfo], None] = lambda _info: None,
+    on_failure: Callable[[list[str]], None] = lambda _problems: None,
+) -> FastAPI:
+    """One server. ``engine`` is started and closed by the caller, in the app's event loop.
+
+    The app answers at once, with 503 where the model is needed, and calls ``on_ready`` when
+    it is loaded, or ``on_failure`` with the problems when it never will be.
+    """
+    version = server_version()
+    metrics = Metrics(settings.model_names[0], version, settings.latency_buckets)
+    state = ServerState(settings, engine, tokenizer_loader, metrics, version)
+    engine.on_stats.append(metrics.on_stats)
+
+    async def bring_up() -> None:
+        loaded = await state.load()
+        if isinstance(loaded, ModelInfo):
+            on_ready(loaded)
+        else:
+            on_failure(loaded)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(bring_up())
+        yield
+        task.cancel()
+
+    app = FastAPI(
+        title="gpt2-server",
+        version=version,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestScope, metrics=metrics)
+    for routes in (completion_routes, token_routes, model_routes, ops_routes):
+        app.include_router(routes(state))
+    return app

@@ -1,0 +1,83 @@
+"""A request's body, as JSON and nothing else. Every refusal is an ApiError."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from server.errors import ApiError, short
+
+
+async def read_object(request: Request) -> Mapping[str, Any]:
+    """The JSON object in the body. Raises ApiError: 400, or 415 for another content type."""
+    check_content_type(request.headers)
+    return parse_object(await request.body())
+
+
+def check_content_type(headers: Headers) -> None:
+    """Refuse, with 415, everything but one ``application/json``, in UTF-8 if it says."""
+    values = headers.getlist("content-type")
+    if len(values) != 1:
+        raise _unsupported(f"one Content-Type header is needed, got {len(values)}")
+    kind, *parameters = (part.strip().lower() for part in values[0].split(";"))
+    if kind != "application/json":
+        raise _unsupported(f"Content-Type must be application/json, got {short(values[0])}")
+    for parameter in filter(None, parameters):
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') not in {"utf-8", "utf8"}:
+            raise _unsupported(f"the charset must be utf-8, got {short(value)}")
+
+
+def parse_object(body: bytes) -> Mapping[str, Any]:
+    """JSON as RFC 8259 has it: no NaN, no infinity (1e999 included), no name twice."""
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique,
+        )
+    except UnicodeDecodeError as error:
+        raise _bad_json(f"it is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _bad_json("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise _bad_json(f"{error.msg} at character {error.pos}") from None
+    except ValueError:  # the interpreter's own bound on the digits of a whole number
+        raise _bad_json("a number has too many digits") from None
+    if not isinstance(value, dict):
+        raise _bad_json(f"it must be an object, got {short(value)}")
+    return value
+
+
+def _unsupported(message: str) -> ApiError:
+    return ApiError(415, message, code="unsupported_media_type")
+
+
+def _bad_json(reason: str) -> ApiError:
+    return ApiError(400, f"the body cannot be read as JSON: {reason}", code="invalid_json")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _bad_json(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise _bad_json(f"the number {short(digits)} is too large")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise _bad_json(f"the name {short(name)} is there twice")
+        values[name] = value
+    return values

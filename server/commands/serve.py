@@ -1,0 +1,168 @@
+"""gpt2-server serve: settings, a socket, the engine process, then everything else meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from server.commands.refusal import EXIT_REFUSED, print_problems, refuse
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from engine.client import EngineClient
+    from engine.errors import EngineFailed
+    from engine.messages import ModelInfo
+    from server.settings import Settings
+
+EXIT_ENGINE_LOST = 3
+
+
+@click.command("serve")
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
+@click.option("--device", help="auto, cpu or cuda.  [default: auto]")
+@click.option("--dtype", help="auto, float32 or bfloat16.  [default: auto]")
+@click.option("--kernels", help="Kernel path: auto, torch, or a native one.  [default: auto]")
+@click.option("--slots", type=int, help="Sequences that run at once.  [default: what fits]")
+@click.option("--max-context", type=int, help="Positions of a slot.  [default: the model's]")
+@click.option("--threads", type=int, help="CPU threads of the engine.  [default: the cores]")
+@click.option("--served-model-name", help="Names of the model in requests, with commas between.")
+@click.option("--max-queued-requests", type=int, help="Requests that may wait.  [default: 256]")
+@click.option("--max-queued-tokens", type=int, help="Tokens that may wait.  [default: 131072]")
+@click.option("--max-body-bytes", type=int, help="Largest request body.  [default: 4 MiB]")
+@click.option("--max-choices", type=int, help="Prompts times n of a request.  [default: 128]")
+@click.option("--max-unread-tokens", type=int, help="Bound for a slow reader.  [default: 16384]")
+@click.option("--ping-s", type=float, help="Seconds between pings of idle streams.  [default: 15]")
+@click.option("--shutdown-s", type=int, help="Seconds to finish what runs.  [default: 30]")
+@click.option("--latency-buckets", help="Bounds of the histograms in seconds, with commas.")
+def command(**options: Any) -> None:
+    """Answer HTTP requests from CHECKPOINT, or from the one that is bundled.
+
+    Every option is also an environment variable: --max-context is GPT2_SERVER_MAX_CONTEXT.
+    """
+    from server.settings import SettingsError, read_settings
+
+    try:
+        settings = read_settings(options, os.environ)
+        listener = listen(settings.host, settings.port)
+    except SettingsError as error:
+        refuse(error.problems)
+    except OSError as error:
+        code = error.errno or 0  # negative for names that cannot be resolved
+        reason = os.strerror(code) if code > 0 else error.strerror
+        refuse([f"cannot listen on {settings.host} port {settings.port}: {reason}"])
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        exit_code = runner.run(Service(settings, listener).run())
+    sys.exit(exit_code)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError."""
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """Outside of uvicorn's own handling, and after it: nothing is left to finish."""
+    sys.exit(0)
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop
+
+
+class Service:
+    """One run of the server, from the start of the engine to the exit code."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._server: uvicorn.Server | None = None
+        self._was_ready = False
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        from engine.client import EngineClient
+
+        client = EngineClient(self._settings.engine_config())
+        client.on_failure.append(self._on_engine_lost)
+        client.start()
+        try:
+            # In a thread, so that the engine process starts while these imports take their time.
+            self._server = await asyncio.to_thread(self._make_server, client)
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            await client.close()
+        return self._exit_code
+
+    def _make_server(self, client: EngineClient) -> uvicorn.Server:
+        import uvicorn
+
+        from server.app import create_app
+
+        app = create_app(
+            self._settings, client, on_ready=self._announce, on_failure=self._on_refused
+        )
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=self._settings.shutdown_s,
+        )
+        config.load()
+        return uvicorn.Server(config)
+
+    def _announce(self, info: ModelInfo) -> None:
+        self._was_ready = True
+        for line in describe(self._settings, info, self._listener.getsockname()):
+            click.echo(line)
+
+    def _on_refused(self, problems: list[str]) -> None:
+        """It never was ready, and never will be."""
+        self._stop(problems, EXIT_REFUSED)
+
+    def _on_engine_lost(self, failure: EngineFailed) -> None:
+        """The restarts are used up. What fails before that is told by ``_on_refused``."""
+        if self._was_ready:
+            self._stop(failure.problems, EXIT_ENGINE_LOST)
+
+    def _stop(self, problems: list[str], exit_code: int) -> None:
+        print_problems(problems)
+        self._exit_code = exit_code
+        if self._server is not None:
+            self._server.should_exit = True
+
+
+def describe(settings: Settings, info: ModelInfo, address: tuple[Any, ...]) -> list[str]:
+    """What was started, for people, in four lines."""
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    threads = f", {info.num_threads} threads" if info.device == "cpu" else ""
+    return [
+        f"model    {settings.model_names[0]}, {info.num_parameters / 1e6:,.1f} M parameters, "
+        f"context {info.context_len:,}, from {settings.checkpoint}",
+        f"device   {info.device}{threads}, {info.dtype}, {info.kernels} kernels",
+        f"slots    {info.num_slots} of {info.slot_bytes / 1e6:,.1f} MB",
+        f"address  http://{host}:{address[1]}",
+    ]

@@ -1,0 +1,60 @@
+"""POST /v1/completions: check, encode, admit; from there on it is an Answer."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.errors import EngineError
+from server.answer import Answer, Answered, new_frame
+from server.body import read_object
+from server.choice import Choice
+from server.errors import VERDICTS
+from server.generation import Generation
+from server.openapi import body_of
+from server.plan import Plan, make_plan
+from server.schemas import NOT_BUILT, CompletionRequest
+from server.seams import OutputStream
+from server.state import ServerState
+from server.validation import validate
+
+
+def completion_routes(state: ServerState) -> APIRouter:
+    """The route, for one app."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
+    async def create_completion(request: Request) -> Response:
+        """Continue a prompt, or several, once or n times; whole or as events."""
+        arrived_s = time.perf_counter()
+        body = validate(CompletionRequest, await read_object(request), NOT_BUILT)
+        state.require_model(body.model)
+        info, vocabulary = state.require_loaded()
+        plan = await make_plan(body, info, vocabulary, state.settings.max_choices)
+        # No await from here on: a request that is admitted has a reader that will abort it.
+        streams = _admit(state, plan)
+        generation = Generation(
+            [Choice(choice, plan, vocabulary, state.metrics, arrived_s) for choice in plan.choices],
+            streams,
+            state.settings.max_unread_tokens if body.stream else None,
+        )
+        frame = new_frame(state, info.fingerprint)
+        return Answer(state, Answered(plan, generation, frame), arrived_s)
+
+    return router
+
+
+def _admit(state: ServerState, plan: Plan) -> list[OutputStream]:
+    """All choices or none. Raises EngineError."""
+    try:
+        streams = state.engine.submit_all(
+            [(choice.prompt_ids, choice.params) for choice in plan.choices]
+        )
+    except EngineError as error:
+        state.metrics.on_rejection(VERDICTS[type(error)].code)
+        raise
+    state.metrics.on_admitted([len(prompt) for prompt in plan.prompts])
+    return list(streams)

@@ -1,0 +1,60 @@
+"""For those who run the server: /health, /ready, /version, /metrics, /docs."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from server.metrics import CONTENT_TYPE
+from server.state import ServerState
+
+DOCS_POLICY = (
+    "default-src 'none'; connect-src 'self'; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'"
+)
+"""A browser would refuse, and not only the reviewer, whatever /docs fetched from elsewhere."""
+
+
+def ops_routes(state: ServerState) -> APIRouter:
+    """The routes, for one app. None of them waits for the engine."""
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health() -> Response:
+        """200 unless the engine is given up; loading and restarting are not illness."""
+        failure = state.engine.failure
+        if failure is not None:
+            return JSONResponse({"status": "failed", "problems": failure.problems}, 503)
+        return JSONResponse({"status": "ok" if state.engine.is_up else "starting"})
+
+    @router.get("/ready")
+    async def ready() -> Response:
+        """200 while a request would start at once."""
+        if state.is_ready:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "1"})
+
+    @router.get("/version")
+    async def version() -> dict[str, Any]:
+        """The version of the server."""
+        return {"version": state.version}
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        engine = state.engine
+        text = state.metrics.render(engine.num_restarts, is_up=engine.is_up)
+        return Response(text, media_type=CONTENT_TYPE)
+
+    page = files("server").joinpath("web", "docs.html").read_text(encoding="utf-8")
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """The routes for people; the page reads /openapi.json and nothing else."""
+        headers = {"Content-Security-Policy": DOCS_POLICY}
+        return Response(page, headers=headers, media_type="text/html")
+
+    return router

@@ -1,0 +1,173 @@
+"""From a checked body to what the engine is asked: token ids, and parameters for each choice."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from engine.errors import PromptTooLong
+from engine.messages import ModelInfo
+from engine.request import SamplingParams
+from server.errors import ApiError, short
+from server.schemas import MAX_SEED, CompletionRequest
+from server.text import StopPattern, compile_stops
+from server.vocabulary import Vocabulary, no_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class ChoicePlan:
+    """One choice of the answer, and the engine's request for it."""
+
+    index: int
+    prompt_index: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All choices of one request, prompt by prompt, and how they are to be written."""
+
+    request: CompletionRequest
+    prompts: tuple[tuple[int, ...], ...]
+    choices: tuple[ChoicePlan, ...]
+    stops: tuple[StopPattern, ...]
+    has_token_ids: bool
+
+
+async def make_plan(
+    request: CompletionRequest, info: ModelInfo, vocabulary: Vocabulary, max_choices: int
+) -> Plan:
+    """Check what needs the model, and encode. Raises ApiError and PromptTooLong."""
+    _check_pairs(request)
+    _check_num_choices(request, max_choices)
+    _check_vocabulary(request, info, vocabulary)
+    prompts = [
+        await _prompt_ids(request, index, info, vocabulary) for index in range(len(request.prompt))
+    ]
+    seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+    choices = tuple(
+        ChoicePlan(
+            index=prompt_index * request.n + choice_index,
+            prompt_index=prompt_index,
+            prompt_ids=prompt_ids,
+            params=_params(request, info, seed, choice_index, len(prompt_ids)),
+        )
+        for prompt_index, prompt_ids in enumerate(prompts)
+        for choice_index in range(request.n)
+    )
+    return Plan(
+        request=request,
+        prompts=tuple(prompts),
+        choices=choices,
+        stops=compile_stops(request.stop),
+        has_token_ids=request.return_token_ids or not vocabulary.has_text,
+    )
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(400, f"{param} {message}", param=param, code="invalid_value")
+
+
+def _check_pairs(request: CompletionRequest) -> None:
+    """Fields that only make sense together."""
+    if request.best_of is not None and request.best_of != request.n:
+        rule = f"must equal n, which is {short(request.n)}, or be left out"
+        raise _invalid("best_of", f"{rule}, got {short(request.best_of)}")
+    if request.min_tokens > request.max_tokens:
+        rule = f"must be at most max_tokens, which is {short(request.max_tokens)}"
+        raise _invalid("min_tokens", f"{rule}, got {short(request.min_tokens)}")
+    if request.stream_options is not None and not request.stream:
+        raise _invalid("stream_options", "needs stream to be true")
+
+
+def _check_num_choices(request: CompletionRequest, max_choices: int) -> None:
+    num_prompts = len(request.prompt)
+    if request.n > max_choices or num_prompts * request.n > max_choices:
+        rule = f"asks for too many choices: prompts times n must be at most {max_choices}"
+        found = f"got {num_prompts} prompts and n {short(request.n)}"
+        raise _invalid("n" if num_prompts == 1 else "prompt", f"{rule}, {found}")
+
+
+def _check_vocabulary(request: CompletionRequest, info: ModelInfo, vocabulary: Vocabulary) -> None:
+    """Ids that the model does not have, and texts where there are only ids."""
+    if request.stop and not vocabulary.has_text:
+        raise no_vocabulary("stop")
+    for index, token_id in enumerate(request.stop_token_ids):
+        _check_id(f"stop_token_ids[{index}]", token_id, "stop_token_ids", info)
+    for token_id, _ in request.logit_bias:
+        _check_id("the name", token_id, "logit_bias", info)
+
+
+def _check_id(where: str, token_id: int, param: str, info: ModelInfo) -> None:
+    if token_id >= info.vocab_size:
+        raise ApiError(
+            400,
+            f"{param}: {where} must be a token id from 0 to {info.vocab_size - 1}, got {token_id}",
+            param=param,
+            code="invalid_token_id",
+        )
+
+
+async def _prompt_ids(
+    request: CompletionRequest, index: int, info: ModelInfo, vocabulary: Vocabulary
+) -> tuple[int, ...]:
+    """The ids of one prompt; an empty one is the end-of-text token."""
+    prompt = request.prompt[index]
+    if isinstance(prompt, str):
+        _check_text_len(prompt, index, info, vocabulary)
+        prompt = tuple(await vocabulary.encode(prompt, "prompt"))
+    if prompt and max(prompt) >= info.vocab_size:
+        place = next(i for i, token_id in enumerate(prompt) if token_id >= info.vocab_size)
+        _check_id(f"prompt {index}, index {place},", prompt[place], "prompt", info)
+    if not prompt:
+        prompt = _end_of_text(info)
+    if len(prompt) > info.context_len:
+        raise PromptTooLong(
+            f"prompt {index} must have at most {info.context_len} tokens, the context of this "
+            f"model, got {len(prompt)}",
+            "prompt",
+        )
+    return prompt
+
+
+def _check_text_len(text: str, index: int, info: ModelInfo, vocabulary: Vocabulary) -> None:
+    """Refuse what cannot fit before any time is spent on encoding it."""
+    limit_bytes = info.context_len * vocabulary.max_token_bytes
+    num_bytes = len(text.encode())
+    if vocabulary.has_text and num_bytes > limit_bytes:
+        raise PromptTooLong(
+            f"prompt {index} must have at most {info.context_len} tokens, the context of this "
+            f"model, so at most {limit_bytes} bytes, got {num_bytes} bytes",
+            "prompt",
+        )
+
+
+def _end_of_text(info: ModelInfo) -> tuple[int, ...]:
+    if not info.eos_token_ids:
+        raise _invalid("prompt", "must not be empty: this model has no end-of-text token")
+    return info.eos_token_ids[:1]
+
+
+def _params(
+    request: CompletionRequest, info: ModelInfo, seed: int, choice_index: int, prompt_len: int
+) -> SamplingParams:
+    """``max_tokens`` is clipped to what fits: the last token drawn needs no position."""
+    max_tokens = min(request.max_tokens, info.context_len + 1 - prompt_len)
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=request.temperature,
+        top_k=min(max(request.top_k, 0), info.vocab_size),
+        top_p=request.top_p,
+        min_p=request.min_p,
+        seed=seed,
+        choice_index=choice_index,
+        stop_token_ids=tuple(request.stop_token_ids),
+        ignore_eos=request.ignore_eos,
+        min_tokens=min(request.min_tokens, max_tokens),
+        logit_bias=request.logit_bias,
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        num_logprobs=request.logprobs,
+    )

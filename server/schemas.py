@@ -1,0 +1,186 @@
+"""What each route takes, field by field, with every bound that needs no model to check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+from server.validation import RequestSchema
+
+MAX_STOPS = 16
+MAX_STOP_LEN = 1_024
+MAX_SEED = 2**53 - 1
+
+Prompts = tuple[str, ...] | tuple[tuple[int, ...], ...]
+"""One entry a prompt: all of them texts, or all of them token ids."""
+
+NOT_BUILT: Mapping[str, tuple[object, ...]] = {
+    "echo": (None, False),
+    "suffix": (None,),
+    "prompt_logprobs": (None,),
+    "typical_p": (None, 1, 1.0),
+    "allowed_token_ids": (None,),
+    "truncate_prompt_tokens": (None,),
+    "priority": (None, 0),
+    "timeout": (None,),
+    "context_overflow": (None, "reject"),
+    "response_format": (None, {"type": "text"}),
+    "regex": (None,),
+    "choice": (None,),
+}
+"""Fields of /v1/completions that are known and refused, with the values that ask for nothing."""
+
+
+def _check_text(text: str) -> str:
+    """Refuse what has no UTF-8 form, and NUL, which C programs downstream cut at."""
+    if "\0" in text:
+        raise ValueError(f"must not contain NUL (U+0000), there is one at {text.index(chr(0))}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must not contain a lone surrogate, one is at {error.start}") from None
+    return text
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _check_ids(value: list[Any], where: str) -> tuple[int, ...]:
+    for index, token_id in enumerate(value):
+        if not _is_id(token_id):
+            raise ValueError(f"must hold token ids of at least 0; {where}[{index}] is not one")
+    return tuple(value)
+
+
+def _parse_prompt(value: object) -> Prompts:
+    """The four forms as two: texts or lists of ids."""
+    if isinstance(value, str):
+        return (_check_text(value),)
+    if not isinstance(value, list):
+        raise ValueError("must be a string, a list of strings, token ids, or lists of token ids")
+    if not value or type(value[0]) is int:
+        return (_check_ids(value, "prompt"),)
+    if all(isinstance(item, str) for item in value):
+        return tuple(_check_text(item) for item in value)
+    if all(isinstance(item, list) for item in value):
+        return tuple(_check_ids(item, f"prompt[{i}]") for i, item in enumerate(value))
+    raise ValueError("must hold strings only, token ids only, or lists of token ids only")
+
+
+def _parse_stop(value: object) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"must hold at most {MAX_STOPS} strings, there are {len(stops)}")
+    if not all(stops):
+        raise ValueError("must hold no empty string")
+    if max(map(len, stops), default=0) > MAX_STOP_LEN:
+        raise ValueError(f"must hold strings of at most {MAX_STOP_LEN} characters")
+    return tuple(dict.fromkeys(_check_text(stop) for stop in stops))
+
+
+def _parse_bias(value: object) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token id to bias")
+    return tuple(_parse_bias_item(key, bias) for key, bias in value.items())
+
+
+def _parse_bias_item(key: str, bias: Any) -> tuple[int, float]:
+    is_id = key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key
+    if not is_id:
+        raise ValueError(f"must have token ids as its names, one is {key[:20]!r}")
+    is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
+    if not is_number or not -100 <= bias <= 100:
+        raise ValueError(f"must have biases from -100 to 100, that of {key} is not")
+    return int(key), float(bias)
+
+
+_TEXT_SCHEMA = {"type": "string"}
+_IDS_SCHEMA = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+
+Prompt = Annotated[
+    Prompts,
+    PlainValidator(_parse_prompt),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _TEXT_SCHEMA,
+                {"type": "array", "items": _TEXT_SCHEMA},
+                _IDS_SCHEMA,
+                {"type": "array", "items": _IDS_SCHEMA},
+            ]
+        }
+    ),
+]
+Stops = Annotated[
+    tuple[str, ...],
+    PlainValidator(_parse_stop),
+    WithJsonSchema(
+        {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "maxItems": MAX_STOPS}]}
+    ),
+]
+Bias = Annotated[
+    tuple[tuple[int, float], ...],
+    PlainValidator(_parse_bias),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
+Text = Annotated[str, AfterValidator(_check_text)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class StreamOptions(RequestSchema):
+    """``include_usage`` adds a last event that carries the usage and no choice."""
+
+    include_usage: bool = False
+
+
+class CompletionRequest(RequestSchema):
+    """``POST /v1/completions``. A null means the default, here as with OpenAI."""
+
+    model: Text | None = None
+    prompt: Prompt
+    max_tokens: int = Field(default=16, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_k: int = Field(default=0, ge=-1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    n: int = Field(default=1, ge=1)
+    best_of: int | None = Field(default=None, ge=1)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    stop: Stops = ()
+    stop_token_ids: list[TokenId] = Field(default=[], max_length=128)
+    include_stop_str_in_output: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logit_bias: Bias = ()
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    min_tokens: int = Field(default=0, ge=0)
+    ignore_eos: bool = False
+    return_token_ids: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    user: Text | None = None
+
+
+class TokenizeRequest(RequestSchema):
+    """``POST /tokenize``."""
+
+    model: Text | None = None
+    prompt: Text
+
+
+class DetokenizeRequest(RequestSchema):
+    """``POST /detokenize``."""
+
+    model: Text | None = None
+    tokens: list[TokenId]

@@ -1,0 +1,140 @@
+"""Settings: what the command line and ``GPT2_SERVER_*`` variables decide, read once, at start."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.messages import EngineConfig
+
+ENV_PREFIX = "GPT2_SERVER_"
+
+LATENCY_BUCKETS = (
+    *(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
+    *(5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+"""Seconds. A small model's step is under a millisecond, so the scale starts at 100 us."""
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used. ``problems`` names each of them, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def bundled_checkpoint() -> Path:
+    """Where the checkpoint that comes with the project lies: beside the ``weights`` package."""
+    spec = find_spec("weights")
+    if spec is None or spec.origin is None:
+        return Path("weights/bundled")
+    return Path(spec.origin).parent / "bundled"
+
+
+class Settings(BaseSettings):
+    """Everything that can be chosen for one server. None leaves the choice to the engine.
+
+    Every field is an option of ``serve`` or a variable: ``max_context`` is ``--max-context``
+    and ``GPT2_SERVER_MAX_CONTEXT``; the option wins. Raises pydantic's ValidationError;
+    :func:`read_settings` words it for people.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    checkpoint: Path = Field(default_factory=bundled_checkpoint)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    kernels: str = "auto"
+    slots: int | None = Field(default=None, ge=1)
+    max_context: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    served_model_name: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names that requests may use, the first one being what answers carry; in the environment
+    separated by commas. Without any, the checkpoint's folder gives the name."""
+    max_queued_requests: int = Field(default=256, ge=1)
+    max_queued_tokens: int = Field(default=131_072, ge=1)
+    max_body_bytes: int = Field(default=4 * 2**20, ge=1_024)
+    max_choices: int = Field(default=128, ge=1)
+    """Prompts times n of one request."""
+    max_unread_tokens: int = Field(default=16_384, ge=1)
+    """Tokens, and log probabilities, that the reader of a stream may leave unread."""
+    ping_s: float = Field(default=15.0, gt=0)
+    shutdown_s: int = Field(default=30, ge=0)
+    latency_buckets: Annotated[tuple[float, ...], NoDecode] = LATENCY_BUCKETS
+
+    @field_validator("served_model_name", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("latency_buckets", mode="before")
+    @classmethod
+    def _split_buckets(cls, value: object) -> object:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("latency_buckets")
+    @classmethod
+    def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)) or value[0] <= 0:
+            raise ValueError("must be positive numbers of seconds, each larger than the one before")
+        return value
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What the model is called; the folder's name is always understood."""
+        return tuple(dict.fromkeys((*self.served_model_name, self.checkpoint.resolve().name)))
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's share of the settings."""
+        return EngineConfig(
+            checkpoint=str(self.checkpoint),
+            device=self.device,
+            dtype=self.dtype,
+            num_slots=self.slots,
+            max_context=self.max_context,
+            num_threads=self.threads,
+            kernels=self.kernels,
+            max_queued_requests=self.max_queued_requests,
+            max_queued_tokens=self.max_queued_tokens,
+        )
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """One line for each ``GPT2_SERVER_*`` variable that is not a setting."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    lines = []
+    for name in sorted(environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"unknown environment variable {name}{hint}")
+    return lines
+
+
+def read_settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from ``options`` (None stands for not given), then ``environ``, then defaults.
+
+    Raises SettingsError listing every problem.
+    """
+    problems = unknown_variables(environ)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(map(str, line['loc']))}: {line['msg']}, got {line['input']!r}"
+            for line in error.errors()
+        ]
+        raise SettingsError(problems) from None
+    if problems:
+        raise SettingsError(problems)
+    return settings

@@ -1,0 +1,26 @@
+"""Chunks are sized in time."""
+
+from __future__ import annotations
+
+from engine.chunk_budget import MAX_CHUNK_LEN, MIN_CHUNK_LEN, ChunkBudget
+
+
+def test_alone_a_prompt_gets_the_largest_chunk() -> None:
+    assert ChunkBudget().tokens(num_decoding=0) == MAX_CHUNK_LEN
+
+
+def test_beside_running_rows_a_chunk_takes_about_two_decode_steps() -> None:
+    budget = ChunkBudget()
+    for _ in range(30):
+        budget.observe(num_decoding=8, num_prompt_tokens=0, step_s=0.010)
+        budget.observe(num_decoding=8, num_prompt_tokens=100, step_s=0.030)
+    assert 98 <= budget.tokens(num_decoding=8) <= 102  # 0.2 ms a prompt token, 20 ms to spend
+
+
+def test_a_chunk_is_neither_tiny_nor_huge() -> None:
+    slow, fast = ChunkBudget(), ChunkBudget()
+    for budget, step_s in ((slow, 10.0), (fast, 1e-6)):
+        budget.observe(4, 0, 0.01)
+        budget.observe(4, 100, step_s)
+    assert slow.tokens(4) == MIN_CHUNK_LEN
+    assert fast.tokens(4) == MAX_CHUNK_LEN

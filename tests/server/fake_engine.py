@@ -1,0 +1,128 @@
+"""An honest fake of EngineClient: no model, the same contract. Ids follow from prompt and seed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import EngineError, EngineFailed, RequestFailed
+from engine.messages import EngineStats, ModelInfo
+from engine.request import FinishReason, RequestTimes, SamplingParams, TokenLogprob, TokenOutput
+from engine.stream import RequestStream
+
+VOCAB_SIZE = 300
+EOS_ID = 299
+
+INFO = ModelInfo(
+    vocab_size=VOCAB_SIZE,
+    context_len=64,
+    num_parameters=1_000,
+    num_layers=2,
+    num_channels=8,
+    num_heads=2,
+    eos_token_ids=(EOS_ID,),
+    weights_hash="abc",
+    device="cpu",
+    dtype="float32",
+    kernels="torch",
+    num_slots=4,
+    slot_bytes=1_000,
+    num_threads=1,
+    fingerprint="fp-test",
+    source="a test",
+)
+
+
+def draw(prompt_ids: Sequence[int], params: SamplingParams) -> list[int]:
+    """What the fake "model" answers: the same for the same prompt, seed and choice."""
+    rng = random.Random(f"{tuple(prompt_ids)} {params.seed} {params.choice_index}")
+    return [rng.randrange(VOCAB_SIZE - 1) for _ in range(params.max_tokens)]
+
+
+@dataclass
+class FakeEngine:
+    """Feeds each stream from a task. ``script`` replaces the drawn ids; ``gate``, if given, lets
+    one token of each stream through per release."""
+
+    script: Callable[[Sequence[int], SamplingParams], list[int]] = draw
+    info: ModelInfo | None = INFO
+    gate: asyncio.Semaphore | None = None
+    tokens_per_output: int = 1
+    refusal: EngineError | None = None
+    fail_after: int | None = None
+    failure: EngineFailed | None = None
+    is_up: bool = True
+    is_ready: bool = True
+    num_restarts: int = 0
+    on_stats: list[Callable[[EngineStats], None]] = field(default_factory=list)
+    on_failure: list[Callable[[EngineFailed], None]] = field(default_factory=list)
+    submitted: list[tuple[tuple[int, ...], SamplingParams]] = field(default_factory=list)
+    aborted: list[int] = field(default_factory=list)
+    was_aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """The real one starts a process."""
+
+    async def close(self) -> None:
+        """The real one ends it."""
+
+    async def ready(self) -> ModelInfo:
+        if self.failure is not None or self.info is None:
+            raise self.failure or EngineFailed(["no model"])
+        return self.info
+
+    def submit_all(
+        self, items: Sequence[tuple[Sequence[int], SamplingParams]], priority: int = 0, /
+    ) -> list[RequestStream]:
+        if self.refusal is not None:
+            raise self.refusal
+        return [self._submit(tuple(prompt_ids), params) for prompt_ids, params in items]
+
+    def _submit(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> RequestStream:
+        stream = RequestStream(len(self.submitted), self._abort)
+        self.submitted.append((prompt_ids, params))
+        self.tasks.append(asyncio.create_task(self._feed(stream, prompt_ids, params)))
+        return stream
+
+    def _abort(self, request_id: int) -> None:
+        self.aborted.append(request_id)
+        self.tasks[request_id].cancel()
+        self.was_aborted.set()
+
+    async def _feed(
+        self, stream: RequestStream, prompt_ids: tuple[int, ...], params: SamplingParams
+    ) -> None:
+        ids = self.script(prompt_ids, params)
+        for start in range(0, len(ids), self.tokens_per_output):
+            await (self.gate.acquire() if self.gate is not None else asyncio.sleep(0))
+            if self.fail_after is not None and start >= self.fail_after:
+                stream.fail(RequestFailed("the engine lost it"))
+                return
+            part = tuple(ids[start : start + self.tokens_per_output])
+            is_stop = part[-1] in {EOS_ID, *params.stop_token_ids}
+            is_last = is_stop or start + len(part) >= len(ids)
+            reason = FinishReason.STOP if is_stop else FinishReason.LENGTH
+            stream.push(
+                TokenOutput(
+                    stream.request_id,
+                    part,
+                    logprobs=tuple(
+                        _logprob(i, params) for i in part if params.num_logprobs is not None
+                    ),
+                    finish_reason=reason if is_last else None,
+                    num_cached_tokens=min(2, len(prompt_ids)),
+                    times=RequestTimes(0.001, 0.002, 0.003) if is_last else None,
+                )
+            )
+            for listener in self.on_stats:
+                listener(EngineStats(step_s=0.001, num_rows=1, num_step_tokens=1, num_running=1))
+            if is_last:
+                return
+
+
+def _logprob(token_id: int, params: SamplingParams) -> TokenLogprob:
+    top = tuple((k, float("-inf") if k == 1 else -0.5 * k) for k in range(params.num_logprobs or 0))
+    return TokenLogprob(-1.5 - token_id / 1000, top)

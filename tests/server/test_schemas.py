@@ -1,0 +1,148 @@
+"""Every way to ask for something impossible, through the route: the status and the field named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from server.schemas import NOT_BUILT, CompletionRequest
+from tests.server.fake_engine import VOCAB_SIZE, FakeEngine
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("prompt", {"prompt": 5}),
+    ("prompt", {"prompt": {}}),
+    ("prompt", {"prompt": True}),
+    ("prompt", {"prompt": None}),
+    ("prompt", {"prompt": [1, "a"]}),
+    ("prompt", {"prompt": ["a", 1]}),
+    ("prompt", {"prompt": [1, 2.0]}),
+    ("prompt", {"prompt": [1, True]}),
+    ("prompt", {"prompt": [True]}),
+    ("prompt", {"prompt": [-1]}),
+    ("prompt", {"prompt": [10**30]}),
+    ("prompt", {"prompt": [VOCAB_SIZE]}),
+    ("prompt", {"prompt": [[1], [2, "a"]]}),
+    ("prompt", {"prompt": [[1], 2]}),
+    ("prompt", {"prompt": [[[1]]]}),
+    ("prompt", {"prompt": "a\0b"}),
+    ("prompt", {"prompt": "a\ud800b"}),
+    ("prompt", {"prompt": ["fine", "\udfff"]}),
+    ("prompt", {"prompt": [1] * 65}),
+    ("prompt", {"prompt": "a" * 65}),
+    ("prompt", {"prompt": "a" * 100_000}),
+    ("prompt", {"prompt": ["a"] * 129}),
+    ("max_tokens", {"max_tokens": 0}),
+    ("max_tokens", {"max_tokens": -1}),
+    ("max_tokens", {"max_tokens": 5.0}),
+    ("max_tokens", {"max_tokens": "5"}),
+    ("max_tokens", {"max_tokens": True}),
+    ("temperature", {"temperature": -0.1}),
+    ("temperature", {"temperature": "1"}),
+    ("temperature", {"temperature": False}),
+    ("temperature", {"temperature": 10**400}),
+    ("top_k", {"top_k": -2}),
+    ("top_k", {"top_k": 1.5}),
+    ("top_p", {"top_p": 0}),
+    ("top_p", {"top_p": 1.1}),
+    ("min_p", {"min_p": -0.1}),
+    ("n", {"n": 0}),
+    ("n", {"n": 129}),
+    ("n", {"n": 10**30}),
+    ("best_of", {"n": 2, "best_of": 3}),
+    ("seed", {"seed": -1}),
+    ("seed", {"seed": 2**53}),
+    ("stop", {"stop": ""}),
+    ("stop", {"stop": ["a", ""]}),
+    ("stop", {"stop": [1]}),
+    ("stop", {"stop": ["x"] * 17}),
+    ("stop", {"stop": "\ud800"}),
+    ("stop", {"stop": "x" * 2_000}),
+    ("stop_token_ids[1]", {"stop_token_ids": [1, True]}),
+    ("stop_token_ids[0]", {"stop_token_ids": [-1]}),
+    ("stop_token_ids", {"stop_token_ids": [VOCAB_SIZE]}),
+    ("stop_token_ids", {"stop_token_ids": 5}),
+    ("include_stop_str_in_output", {"include_stop_str_in_output": 1}),
+    ("stream", {"stream": "true"}),
+    ("stream_options", {"stream_options": {"include_usage": True}}),
+    ("stream_options.include_usage", {"stream": True, "stream_options": {"include_usage": 1}}),
+    ("stream_options.usage", {"stream": True, "stream_options": {"usage": True}}),
+    ("logit_bias", {"logit_bias": {"1": 101}}),
+    ("logit_bias", {"logit_bias": {"1": "5"}}),
+    ("logit_bias", {"logit_bias": {"one": 5}}),
+    ("logit_bias", {"logit_bias": {"01": 5}}),
+    ("logit_bias", {"logit_bias": {"²": 5}}),
+    ("logit_bias", {"logit_bias": {"9" * 5_000: 5}}),
+    ("logit_bias", {"logit_bias": {"-1": 5}}),
+    ("logit_bias", {"logit_bias": {str(VOCAB_SIZE): 5}}),
+    ("logit_bias", {"logit_bias": []}),
+    ("presence_penalty", {"presence_penalty": 2.1}),
+    ("frequency_penalty", {"frequency_penalty": -2.1}),
+    ("repetition_penalty", {"repetition_penalty": 0}),
+    ("repetition_penalty", {"repetition_penalty": 11}),
+    ("min_tokens", {"min_tokens": -1}),
+    ("min_tokens", {"min_tokens": 17}),
+    ("min_tokens", {"min_tokens": 10**400}),
+    ("ignore_eos", {"ignore_eos": 0}),
+    ("return_token_ids", {"return_token_ids": "yes"}),
+    ("logprobs", {"logprobs": 21}),
+    ("logprobs", {"logprobs": True}),
+    ("user", {"user": 5}),
+    ("model", {"model": 5}),
+    ("model", {"model": "\ud800"}),
+    ("echo", {"echo": True}),
+    ("echo", {"echo": 0}),
+    ("suffix", {"suffix": "x"}),
+    ("response_format", {"response_format": {"type": "json_object"}}),
+    ("max_token", {"max_token": 5}),
+    ("\\ud800", {"\ud800": 5}),
+]
+
+
+@pytest.mark.parametrize(("param", "fields"), BAD)
+async def test_a_bad_value_is_400_and_names_its_field(
+    client: httpx.AsyncClient, engine: FakeEngine, param: str, fields: dict[str, Any]
+) -> None:
+    body = json.dumps({"prompt": "a", **fields})
+    headers = {"content-type": "application/json"}
+    answer = await client.post("/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) <= 500
+    assert engine.submitted == []
+
+
+@pytest.mark.parametrize("name", sorted(NOT_BUILT))
+async def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    for value in NOT_BUILT[name]:
+        answer = await client.post("/v1/completions", json={"prompt": "a", name: value})
+        assert answer.status_code == 200, (name, value, answer.text)
+    answer = await client.post("/v1/completions", json={"prompt": "a", name: "something"})
+    assert answer.json()["error"]["code"] == "unsupported_parameter"
+
+
+async def test_null_is_the_default_for_every_field_but_the_prompt(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    fields = dict.fromkeys(CompletionRequest.model_fields, None)
+    answer = await client.post("/v1/completions", json={**fields, "prompt": "a"})
+    assert answer.status_code == 200, answer.text
+    _, params = engine.submitted[0]
+    assert (params.max_tokens, params.temperature, params.top_k, params.top_p) == (16, 1.0, 0, 1.0)
+
+
+async def test_whole_numbers_are_fine_where_fractions_are(client: httpx.AsyncClient) -> None:
+    fields = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "logit_bias": {"5": -100}}
+    answer = await client.post("/v1/completions", json={"prompt": "a", **fields})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_an_unknown_field_names_the_closest_known_one(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/completions", json={"prompt": "a", "temperatur": 1})
+    assert "did you mean temperature?" in answer.json()["error"]["message"]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.messages import EngineConfig
+from server.settings import SettingsError, read_settings
+
+
+def test_an_option_wins_over_a_variable_and_that_over_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GPT2_SERVER_PORT", "9000")
+    monkeypatch.setenv("GPT2_SERVER_SLOTS", "7")
+    settings = read_settings({"port": 9001, "slots": None}, {})
+    assert (settings.port, settings.slots, settings.max_context) == (9001, 7, None)
+
+
+def test_an_unknown_variable_is_an_error_that_names_the_closest() -> None:
+    environ = {"GPT2_SERVER_DTYP": "x", "GPT2_SERVER_PORTS": "1", "GPT2_OTHER": "", "PATH": "/"}
+    with pytest.raises(SettingsError) as refused:
+        read_settings({}, environ)
+    assert refused.value.problems == [
+        "unknown environment variable GPT2_SERVER_DTYP; did you mean GPT2_SERVER_DTYPE?",
+        "unknown environment variable GPT2_SERVER_PORTS; did you mean GPT2_SERVER_PORT?",
+    ]
+
+
+def test_every_wrong_value_is_named_in_one_message() -> None:
+    options = {"port": 99_999, "dtype": "int3", "slots": 0, "latency_buckets": "1,0.5"}
+    with pytest.raises(SettingsError) as refused:
+        read_settings(options, {})
+    assert [line.split(":")[0] for line in refused.value.problems] == [
+        "port",
+        "dtype",
+        "slots",
+        "latency_buckets",
+    ]
+
+
+def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2_SERVER_SERVED_MODEL_NAME", "a,b")
+    monkeypatch.setenv("GPT2_SERVER_LATENCY_BUCKETS", "0.001,0.1")
+    settings = read_settings({"checkpoint": Path("/some/folder")}, {})
+    assert settings.model_names == ("a", "b", "folder")
+    assert settings.latency_buckets == (0.001, 0.1)
+
+
+def test_the_bundled_checkpoint_is_the_default() -> None:
+    assert read_settings({}, {}).checkpoint.parts[-2:] == ("weights", "bundled")
+
+
+def test_the_engine_gets_its_share() -> None:
+    options = {
+        "checkpoint": Path("c"),
+        "slots": 3,
+        "threads": 2,
+        "kernels": "torch",
+        "dtype": "float32",
+    }
+    assert read_settings(options, {}).engine_config() == EngineConfig(
+        checkpoint="c", num_slots=3, num_threads=2, kernels="torch", dtype="float32"
+    )

@@ -1,0 +1,1 @@
+"""Pretraining, fine-tuning, evaluation. Nothing imports it but the command line."""

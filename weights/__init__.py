@@ -1,0 +1,1 @@
+"""Checkpoints: fetch, read foreign formats, convert, verify, save, load."""

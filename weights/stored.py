@@ -1,0 +1,147 @@
+"""Tensors as they lie in safetensors files: looked at without loading, loaded memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from model.config import GPTConfig
+from model.decoder import parameter_shapes
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""The dtypes that weights may be stored in."""
+
+SAFETENSORS_DTYPES: Mapping[torch.dtype, str] = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+"""The same dtypes, as safetensors headers spell them."""
+
+# More rows, channels or layers than any checkpoint has; torch cannot count their product.
+_MAX_COUNT = 2**28
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be read or written. ``problems`` lists every reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class StoredTensors:
+    """The tensors of one or several safetensors files, by name.
+
+    ``problems`` says what could not be opened; the other files can be looked at all the same.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.problems: list[str] = []
+        self._files: dict[str, Any] = {}
+        self.owners: dict[str, str] = {}
+        """Tensor name -> name of the file that has it."""
+        for path in paths:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            handle: Any = safe_open(path, framework="pt")
+            names: list[str] = handle.keys()
+        except FileNotFoundError:
+            self.problems.append(f"{path.name} is missing")
+            return
+        except (SafetensorError, OSError) as error:
+            self.problems.append(f"{path.name} is truncated or not safetensors: {error}")
+            return
+        self._files[path.name] = handle
+        for name in names:
+            owner = self.owners.setdefault(name, path.name)
+            if owner != path.name:
+                self.problems.append(f"tensor {name} is in both {owner} and {path.name}")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor as safetensors spells it, from the header."""
+        return str(self._slice(name).get_dtype())
+
+    def load(self, name: str) -> torch.Tensor:
+        """The tensor, memory-mapped: valid while it lives, read when it is touched."""
+        tensor: torch.Tensor = self._files[self.owners[name]].get_tensor(name)
+        return tensor
+
+    def _slice(self, name: str) -> Any:
+        return self._files[self.owners[name]].get_slice(name)
+
+
+def expected_shapes(config: GPTConfig, num_stored: int) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that ``config`` needs.
+
+    Raises CheckpointError for sizes so far from the ``num_stored`` tensors there are that even
+    listing the names would take forever.
+    """
+    counts = (config.vocab_size, config.num_positions, config.num_channels, config.num_inner)
+    if max(counts) > _MAX_COUNT:
+        raise CheckpointError(
+            [f"the configuration has a size over {_MAX_COUNT:,}: {max(counts):,}"]
+        )
+    if config.num_layers > num_stored:
+        raise CheckpointError(
+            [f"the configuration has {config.num_layers:,} layers, the files {num_stored} tensors"]
+        )
+    return parameter_shapes(config)
+
+
+def tensor_problems(
+    expected: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, str],
+) -> list[str]:
+    """Every missing, unexpected, mis-shaped or oddly typed tensor, by name."""
+    problems = [f"tensor {name} is missing" for name in expected if name not in shapes]
+    problems += [f"unexpected tensor {name}" for name in shapes if name not in expected]
+    problems += [
+        f"tensor {name} has shape {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return problems + [
+        f"tensor {name} is {dtype}, only {', '.join(DTYPES)} are supported"
+        for name, dtype in dtypes.items()
+        if name in expected and dtype not in SAFETENSORS_DTYPES.values()
+    ]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises CheckpointError."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError([f"{path.name} is missing"]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError([f"{path.name} is not readable as JSON: {error}"]) from error
+    if not isinstance(values, dict):
+        raise CheckpointError([f"{path.name} must hold an object, not {type(values).__name__}"])
+    return values
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hex. Raises CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError([f"{path.name} cannot be read: {error.strerror}"]) from error
