@@ -15,6 +15,11 @@ from engine.request import Request, SamplingParams
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**53
+# Beyond these float32 logits over- or underflow and a row would have no likeliest token.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 100.0
+MAX_REPETITION = 100.0
+MAX_PENALTY = 2.0
+MAX_BIAS = 100.0
 THROUGHPUT_MEMORY_S = 30.0
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 SHOWN_LEN = 40
@@ -36,8 +41,8 @@ RULES = (
     Rule(
         "temperature",
         "temperature",
-        "must be a finite number of at least 0",
-        lambda v: 0 <= v < math.inf,
+        f"must be 0 or from {MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}",
+        lambda v: v == 0 or MIN_TEMPERATURE <= v <= MAX_TEMPERATURE,
     ),
     Rule("top_k", "top_k", "must be at least 0", lambda v: v >= 0),
     Rule("top_p", "top_p", "must be greater than 0 and at most 1", lambda v: 0 < v <= 1),
@@ -47,11 +52,21 @@ RULES = (
     Rule(
         "repetition_penalty",
         "repetition_penalty",
-        "must be a finite number greater than 0",
-        lambda v: 0 < v < math.inf,
+        f"must be from {1 / MAX_REPETITION:g} to {MAX_REPETITION:g}",
+        lambda v: 1 / MAX_REPETITION <= v <= MAX_REPETITION,
     ),
-    Rule("presence_penalty", "presence_penalty", "must be a finite number", math.isfinite),
-    Rule("frequency_penalty", "frequency_penalty", "must be a finite number", math.isfinite),
+    Rule(
+        "presence_penalty",
+        "presence_penalty",
+        f"must be from -{MAX_PENALTY:g} to {MAX_PENALTY:g}",
+        lambda v: abs(v) <= MAX_PENALTY,
+    ),
+    Rule(
+        "frequency_penalty",
+        "frequency_penalty",
+        f"must be from -{MAX_PENALTY:g} to {MAX_PENALTY:g}",
+        lambda v: abs(v) <= MAX_PENALTY,
+    ),
     Rule(
         "num_logprobs",
         "logprobs",
@@ -61,8 +76,8 @@ RULES = (
     Rule(
         "logit_bias",
         "logit_bias",
-        "must have finite numbers as values",
-        lambda pairs: all(math.isfinite(bias) for _, bias in pairs),
+        f"must have values from -{MAX_BIAS:g} to {MAX_BIAS:g}",
+        lambda pairs: all(abs(bias) <= MAX_BIAS for _, bias in pairs),
     ),
 )
 

@@ -169,14 +169,19 @@ def run(channel: EngineChannel, factory: str, heartbeat_s: float) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of the process. SIGTERM ends it; SIGINT is for the parent, which then shuts it down."""
+    """Entry of the process.
+
+    SIGINT and SIGTERM sent to the whole process group are for the parent, which finishes what
+    runs and then ends this process; a dead parent ends it in any case.
+    """
     parser = argparse.ArgumentParser(prog="engine.process")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--heartbeat-s", type=float, required=True)
     parser.add_argument("--factory", default=DEFAULT_FACTORY)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     die_with_parent(options.parent_pid)
     os.set_inheritable(options.fd, False)  # a grandchild must not keep the socket open
     channel = EngineChannel(socket.socket(fileno=options.fd))

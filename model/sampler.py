@@ -25,6 +25,9 @@ BLOCK_LEN = 256
 """Vocabulary entries summed at once. A sum over a whole row would be split among threads in a
 way that depends on the number of rows."""
 
+MIN_TEMPERATURE = 1e-30
+"""Float32 has no numbers much smaller to divide by; long before, draws are greedy."""
+
 NUM_CANDIDATES = 512
 """Likeliest tokens looked at first where only top-p or min-p bound the choice."""
 
@@ -94,7 +97,7 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[Sampled]:
         ]
         if some:
             chosen = [rows[i] for i in some]
-            temperature = torch.tensor([row.temperature for row in chosen])
+            temperature = torch.tensor([max(row.temperature, MIN_TEMPERATURE) for row in chosen])
             lines = adjusted[some]
             # Largest first brought to 0, so that no temperature, however low, overflows.
             scaled = (lines - lines.amax(-1, keepdim=True)) / temperature.unsqueeze(1)

@@ -10,6 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from engine.messages import EngineStats, ModelInfo
 from engine.request import RequestTimes
+from server.seams import Engine
 
 ROW_BUCKETS = tuple(float(2**i) for i in range(11))
 TOKEN_BUCKETS = tuple(float(2**i) for i in range(12))
@@ -187,10 +188,6 @@ class Metrics:
 
     def on_stats(self, stats: EngineStats) -> None:
         """The engine made a step."""
-        self._running.set(stats.num_running)
-        self._waiting.set(stats.num_waiting)
-        self._slots_in_use.set(stats.num_slots_in_use)
-        self._slots_warm.set(stats.num_slots_warm)
         if stats.num_rows:
             self._step.labels(self._model_name, stats.phase).observe(stats.step_s)
             self._step_rows.observe(stats.num_rows)
@@ -203,9 +200,14 @@ class Metrics:
             *(info.device, info.dtype, info.kernels, info.weights_hash, info.fingerprint),
         ).set(1)
 
-    def render(self, num_restarts: int, *, is_up: bool) -> bytes:
-        """The text that Prometheus reads, with what is only known when asked."""
-        self._engine_up.set(is_up)
-        self._restarts.inc(num_restarts - self._num_restarts_seen)
-        self._num_restarts_seen = num_restarts
+    def render(self, engine: Engine) -> bytes:
+        """The text that Prometheus reads; what is a state and no event is looked up now."""
+        stats = engine.stats
+        self._running.set(stats.num_running)
+        self._waiting.set(stats.num_waiting)
+        self._slots_in_use.set(stats.num_slots_in_use)
+        self._slots_warm.set(stats.num_slots_warm)
+        self._engine_up.set(engine.is_up)
+        self._restarts.inc(engine.num_restarts - self._num_restarts_seen)
+        self._num_restarts_seen = engine.num_restarts
         return generate_latest(self._registry)

@@ -45,9 +45,7 @@ def ops_routes(state: ServerState) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text format."""
-        engine = state.engine
-        text = state.metrics.render(engine.num_restarts, is_up=engine.is_up)
-        return Response(text, media_type=CONTENT_TYPE)
+        return Response(state.metrics.render(state.engine), media_type=CONTENT_TYPE)
 
     page = files("server").joinpath("web", "docs.html").read_text(encoding="utf-8")
 

@@ -12,6 +12,8 @@ from server.validation import RequestSchema
 MAX_STOPS = 16
 MAX_STOP_LEN = 1_024
 MAX_SEED = 2**53 - 1
+MIN_TEMPERATURE = 1e-6
+MAX_TEMPERATURE = 100
 
 Prompts = tuple[str, ...] | tuple[tuple[int, ...], ...]
 """One entry a prompt: all of them texts, or all of them token ids."""
@@ -31,6 +33,13 @@ NOT_BUILT: Mapping[str, tuple[object, ...]] = {
     "choice": (None,),
 }
 """Fields of /v1/completions that are known and refused, with the values that ask for nothing."""
+
+
+def _check_temperature(value: float) -> float:
+    """Logits are divided by it in float32, where less would be 0 or make them infinite."""
+    if 0 < value < MIN_TEMPERATURE:
+        raise ValueError(f"must be 0, or from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}")
+    return value
 
 
 def _check_text(text: str) -> str:
@@ -133,6 +142,7 @@ Bias = Annotated[
         }
     ),
 ]
+Temperature = Annotated[float, AfterValidator(_check_temperature), Field(ge=0, le=MAX_TEMPERATURE)]
 Text = Annotated[str, AfterValidator(_check_text)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -149,7 +159,7 @@ class CompletionRequest(RequestSchema):
     model: Text | None = None
     prompt: Prompt
     max_tokens: int = Field(default=16, ge=1)
-    temperature: float = Field(default=1.0, ge=0, le=100)
+    temperature: Temperature = 1.0
     top_k: int = Field(default=0, ge=-1)
     top_p: float = Field(default=1.0, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1)
@@ -164,7 +174,7 @@ class CompletionRequest(RequestSchema):
     logit_bias: Bias = ()
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=10)
     min_tokens: int = Field(default=0, ge=0)
     ignore_eos: bool = False
     return_token_ids: bool = False

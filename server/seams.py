@@ -44,8 +44,12 @@ class Engine(Protocol):
         """Why the engine was given up; None while it was not."""
 
     @property
+    def stats(self) -> EngineStats:
+        """The engine's last word on itself, at most a heartbeat old."""
+
+    @property
     def on_stats(self) -> list[Callable[[EngineStats], None]]:
-        """Called after every step."""
+        """Called after every step, and only then."""
 
     @property
     def on_failure(self) -> list[Callable[[EngineFailed], None]]:

@@ -88,9 +88,7 @@ def _nats(model: GPT, dtype: torch.dtype, ids: Tensor, targets: Tensor) -> float
 
 
 def _num_bytes(tokenizer: Tokenizer, token_id: int) -> int:
-    """Bytes of text that an id stands for; ids without a token and special ones have none."""
-    if token_id in tokenizer.special_tokens.values():
-        return 0
+    """Bytes of text that an id stands for; an id without a token has none."""
     try:
         return len(tokenizer.token_bytes(token_id))
     except KeyError:

@@ -153,17 +153,18 @@ def test_a_broken_step_ends_the_process() -> None:
         assert line.child.wait(EXIT_S) == 1
 
 
-def test_an_interrupt_is_the_parents_business() -> None:
-    """A terminal sends Ctrl-C to both; the server wants to finish its answers first."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_is_the_parents_business(number: signal.Signals) -> None:
+    """Ctrl-C and a service manager's stop reach both; the server finishes its answers first."""
     with engine_process(heartbeat_s=0.01) as line:
         line.start(fake_config())
-        line.child.send_signal(signal.SIGINT)
+        line.child.send_signal(number)
         line.send(Submit((Request(1, (2,), SamplingParams(max_tokens=1)),)))
         while isinstance(message := line.hear(), Heartbeat):
             pass
         assert isinstance(message, Outputs)
-        line.child.terminate()
-        assert line.child.wait(EXIT_S) == -signal.SIGTERM
+        line.send(Shutdown())
+        assert line.child.wait(EXIT_S) == 0
 
 
 def test_it_refuses_to_outlive_a_parent_that_died_first() -> None:

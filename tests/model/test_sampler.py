@@ -138,7 +138,7 @@ def test_top_k_keeps_exactly_k_of_equal_tokens() -> None:
     assert drawn == {0, 1, 2}
 
 
-@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1e3, 1e30])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3, 1e3, 1e30])
 def test_no_temperature_overflows(temperature: float) -> None:
     logits = zipf_logits(4, 500) - 100
     rows = [SamplingRow(temperature, seed=i, top_p=0.5 + i / 6) for i in range(4)]

@@ -56,6 +56,7 @@ class FakeEngine:
     is_up: bool = True
     is_ready: bool = True
     num_restarts: int = 0
+    stats: EngineStats = field(default_factory=EngineStats)
     on_stats: list[Callable[[EngineStats], None]] = field(default_factory=list)
     on_failure: list[Callable[[EngineFailed], None]] = field(default_factory=list)
     submitted: list[tuple[tuple[int, ...], SamplingParams]] = field(default_factory=list)

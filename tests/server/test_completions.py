@@ -291,6 +291,22 @@ async def test_a_lost_request_is_one_error_event_after_what_it_brought() -> None
     assert plain.status_code == 503
 
 
+async def test_text_held_back_comes_out_before_the_error() -> None:
+    engine = says(b"a", b"E", b"N", b"D")
+    engine.fail_after = 3
+    async with client_of(make_app(engine)) as client:
+        *told, error = await events(client, prompt="a", stop="END")
+    assert "".join(event["choices"][0]["text"] for event in told) == "aEN"
+    assert "error" in error
+
+
+async def test_text_held_back_comes_out_at_the_end() -> None:
+    async with client_of(make_app(says(b"a", b"E", b"N"))) as client:
+        told = await complete(client, stop="END")
+    assert told["choices"][0]["text"] == "aEN"
+    assert told["choices"][0]["finish_reason"] == "length"
+
+
 async def test_a_fault_of_our_own_is_a_500_that_keeps_its_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

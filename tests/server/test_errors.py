@@ -49,6 +49,20 @@ def test_a_value_in_a_message_is_short_and_plain(value: object) -> None:
     assert short(value).isascii()
 
 
+def test_what_will_not_be_shown_is_not_written_out_first() -> None:
+    """A message about a list of a million entries costs as much as one about ten."""
+    num_written = 0
+
+    class Counted:
+        def __repr__(self) -> str:
+            nonlocal num_written
+            num_written += 1
+            return "x"
+
+    short([Counted() for _ in range(1_000)])
+    assert 0 < num_written < 20
+
+
 def test_a_body_is_bounded_and_encodes_whatever_it_is_told() -> None:
     error = ApiError(400, "\ud800" * 10_000, param="\udfff" * 10_000)
     told = json.loads(error_body(error))["error"]

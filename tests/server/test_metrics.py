@@ -61,7 +61,20 @@ async def test_a_request_is_counted_in_every_place() -> None:
     assert seen["gpt2_engine_up"] == 1
     assert seen["gpt2_slots"] == INFO.num_slots
     assert seen["gpt2_step_duration_seconds_count"] == 20
-    assert seen["gpt2_requests_running"] == 1
+
+
+async def test_gauges_follow_the_heartbeat_of_an_idle_engine(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """Set at each step only, they would show the last step's rows for as long as it is quiet."""
+    await client.post("/v1/completions", json={"prompt": "a"})
+    engine.stats = EngineStats(num_running=3, num_waiting=2, num_slots_in_use=3, num_slots_warm=1)
+    seen = await scrape(client)
+    engine.stats = EngineStats(num_slots_warm=4)
+    quiet = await scrape(client)
+    names = ("requests_running", "requests_waiting", "slots_in_use", "slots_warm")
+    assert [seen[f"gpt2_{name}"] for name in names] == [3, 2, 3, 1]
+    assert [quiet[f"gpt2_{name}"] for name in names] == [0, 0, 0, 4]
 
 
 async def test_routes_are_templates_and_never_what_a_client_made_up(
@@ -80,7 +93,7 @@ def test_every_name_of_the_contract_is_there_and_resolves_a_small_model() -> Non
     metrics.on_output(0.00015, 1, is_first=True)
     metrics.on_output(0.00015, 1, is_first=False)
     metrics.on_stats(EngineStats(step_s=0.0002, num_rows=3))
-    text = metrics.render(0, is_up=True).decode()
+    text = metrics.render(FakeEngine()).decode()
     assert [name for name in NAMES.split() if f"# TYPE gpt2_{name} " not in text] == []
     for name in ("time_to_first_token_seconds", "inter_token_latency_seconds"):
         assert f'gpt2_{name}_bucket{{le="0.0001",model_name="tiny"}} 0.0' in text
@@ -91,7 +104,7 @@ def test_two_apps_have_metrics_of_their_own() -> None:
     first, second = make_metrics(), make_metrics()
     first.on_disconnect()
     line = b'gpt2_client_disconnects_total{model_name="tiny"} 0.0'
-    assert line in second.render(0, is_up=True)
+    assert line in second.render(FakeEngine())
 
 
 async def test_promtool_has_nothing_to_say(client: httpx.AsyncClient) -> None:

@@ -66,6 +66,14 @@ def test_a_sample_counts_the_bytes_of_its_own_tokens(tokenizer: Tokenizer, model
     assert score.num_bytes == len(tokenizer.decode_bytes(tokenizer.encode(TEXT)[:64]))
 
 
+def test_a_special_token_written_in_a_text_counts_as_written(
+    tokenizer: Tokenizer, model: GPT
+) -> None:
+    document = Document("b.txt", f"One.{END_OF_TEXT}Two.")
+    (score,) = HeldOut([document], tokenizer, 269).score(model, torch.float32)
+    assert score.num_bytes == len(document.text)
+
+
 def test_dropout_is_off_while_scoring_and_on_again(tokenizer: Tokenizer, model: GPT) -> None:
     noisy = GPT(model.config, dropout=0.5)
     noisy.load_state_dict(model.state_dict())
