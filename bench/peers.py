@@ -15,6 +15,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 import transformers
@@ -132,11 +134,38 @@ def rate(run: Callable[[], int]) -> float:
     return count / (time.perf_counter() - started_s)
 
 
-def compare(config: GPTConfig, dtype_name: str, rounds: int) -> list[Result]:
+@dataclass(frozen=True, slots=True)
+class LateArrival:
+    """A request that comes while 32 run. Seconds from its arrival."""
+
+    dtype: str
+    first_token_s: float
+    others_finished_s: float
+
+
+def late_arrival(core: EngineCore, ids: Iterator[int], dtype: str, vocab_size: int) -> LateArrival:
+    """Submit one more prompt once 32 others decode; when it speaks, and when they end."""
+    running = Scenario("running", 32, 128, 64)
+    params = SamplingParams(max_tokens=running.num_tokens, temperature=0, ignore_eos=True)
+    batch = prompts(running, vocab_size, seed=99)
+    core.submit([Request(next(ids), tuple(prompt), params) for prompt in batch])
+    while core.step()[1].phase != "decode":
+        pass
+    late_id, first_token_s = next(ids), 0.0
+    late_prompt = prompts(Scenario("late", 1, 128, 1), vocab_size, seed=100)[0]
+    core.submit([Request(late_id, tuple(late_prompt), SamplingParams(max_tokens=1))])
+    started_s = time.perf_counter()
+    while core.has_work:
+        if any(output.request_id == late_id for output in core.step()[0]):
+            first_token_s = time.perf_counter() - started_s
+    return LateArrival(dtype, first_token_s, time.perf_counter() - started_s)
+
+
+def compare(config: GPTConfig, dtype_name: str, rounds: int) -> tuple[list[Result], LateArrival]:
     """Every scenario, ours and theirs in turn, after one uncounted round."""
     tensors = random_tensors(config)
     core, _ = build_core(
-        config, tensors, EngineConfig("random", dtype=dtype_name, num_slots=32), "random", "random"
+        config, tensors, EngineConfig("random", dtype=dtype_name, num_slots=33), "random", "random"
     )
     peer = transformers_model(config, tensors, getattr(torch, dtype_name))
     ids = iter(range(10**9))
@@ -145,13 +174,21 @@ def compare(config: GPTConfig, dtype_name: str, rounds: int) -> list[Result]:
         ours, theirs = [], []
         for seed in range(rounds + 1):
             batch = prompts(scenario, config.vocab_size, seed)
-            ours.append(rate(lambda s=scenario, b=batch: run_ours(core, ids, s, b)))
-            theirs.append(rate(lambda s=scenario, b=batch: run_transformers(peer, s, b)))
+            ours.append(rate(partial(run_ours, core, ids, scenario, batch)))
+            theirs.append(rate(partial(run_transformers, peer, scenario, batch)))
         our_median, their_median = statistics.median(ours[1:]), statistics.median(theirs[1:])
         results.append(
             Result(dtype_name, scenario.name, our_median, their_median, our_median / their_median)
         )
-    return results
+    return results, late_arrival(core, ids, dtype_name, config.vocab_size)
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def main() -> None:
@@ -161,16 +198,20 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(PRESETS), default="gpt2")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    results = [
-        result
-        for dtype in options.dtype
-        for result in compare(PRESETS[options.size], dtype, options.rounds)
-    ]
-    print(f"{options.size}, {torch.get_num_threads()} threads, {platform.processor()}, tokens/s")
+    size = PRESETS[options.size]
+    compared = [compare(size, dtype, options.rounds) for dtype in options.dtype]
+    results = [result for some, _ in compared for result in some]
+    print(f"{options.size}, {torch.get_num_threads()} threads of {processor()}, tokens/s")
     print(f"{'dtype':<10}{'scenario':<16}{'ours':>10}{'transformers':>14}{'ratio':>8}")
     for r in results:
         print(f"{r.dtype:<10}{r.scenario:<16}{r.ours:>10.1f}{r.transformers:>14.1f}{r.ratio:>8.2f}")
-    print(json.dumps([asdict(result) for result in results]))
+    for _, late in compared:
+        print(
+            f"{late.dtype}: a request arriving while 32 run has its first token after "
+            f"{late.first_token_s:.2f} s; they finish after {late.others_finished_s:.2f} s"
+        )
+    late_values = [asdict(late) for _, late in compared]
+    print(json.dumps({"results": [asdict(r) for r in results], "late": late_values}))
 
 
 if __name__ == "__main__":
