@@ -30,7 +30,7 @@ EXIT_ENGINE_LOST = 3
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
-@click.option("--device", help="auto, cpu or cuda.  [default: auto]")
+@click.option("--device", help="auto or cpu.  [default: auto]")
 @click.option("--dtype", help="auto, float32 or bfloat16.  [default: auto]")
 @click.option("--kernels", help="Kernel path: auto, torch, or a native one.  [default: auto]")
 @click.option("--slots", type=int, help="Sequences that run at once.  [default: what fits]")

@@ -1,0 +1,44 @@
+"""Small vocabularies, trained or crafted, for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import ByteLevelBPETokenizer
+
+CORPUS = ["the cat sat on the mat, that cat!", "aaaa aaa aaaaaaa", "naïve café 世界 12 123"] * 20
+
+
+def trained(special_tokens: list[str] | None = None, vocab_size: int = 320) -> Any:
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        CORPUS, vocab_size=vocab_size, special_tokens=special_tokens or [], show_progress=False
+    )
+    return tokenizer
+
+
+def saved(tokenizer: Any, path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    file = path / "tokenizer.json"
+    values = json.loads(file.read_text("utf-8"))
+    edit(values)
+    file.write_text(json.dumps(values), "utf-8")
+    return path
+
+
+def crafted(merges: list[tuple[str, str]], path: Path) -> Any:
+    """A vocabulary with just these merges, in tokenizers and on disk."""
+    alphabet = sorted(trained(vocab_size=256).get_vocab())
+    tokens = dict.fromkeys([*alphabet, *(a + b for a, b in merges)])
+    vocab = {token: id_ for id_, token in enumerate(tokens)}
+    other = ByteLevelBPETokenizer(vocab=vocab, merges=merges)
+    saved(other, path)
+    return other
