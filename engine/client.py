@@ -103,7 +103,7 @@ class EngineClient:
         """Stop the engine; open streams end with RequestFailed. Safe twice."""
         self._is_closed = True
         self._settled.set()
-        self._end_all("the engine was shut down")
+        self.fail_all("the engine was shut down")
         if self._supervisor is None:
             return
         if self._child is not None:
@@ -198,7 +198,7 @@ class EngineClient:
     def _on_ready(self, info: ModelInfo) -> None:
         """Hand over what is open; the first time that is nothing."""
         if self.info is not None and self.info.fingerprint != info.fingerprint:
-            self._end_all("the model changed while the engine restarted")
+            self.fail_all("the model changed while the engine restarted")
         self.info = info
         self._settled.set()
         if self._child is not None:
@@ -261,12 +261,12 @@ class EngineClient:
     def _give_up(self, problems: list[str]) -> None:
         self.failure = EngineFailed(problems)
         self._settled.set()
-        self._end_all(str(self.failure))
+        self.fail_all(str(self.failure))
         for listener in self.on_failure:
             listener(self.failure)
 
-    def _end_all(self, why: str) -> None:
-        """Every open request ends with one error."""
+    def fail_all(self, why: str) -> None:
+        """End every open request with one RequestFailed; the engine is not told."""
         entries = list(self._open.values())
         self._open.clear()
         for entry in entries:

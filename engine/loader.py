@@ -6,11 +6,11 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 
-import psutil
 import torch
 from torch import Tensor
 
 from engine.core import EngineCore
+from engine.cpus import num_usable_cores
 from engine.errors import EngineFailed
 from engine.memory import available_bytes
 from engine.messages import EngineConfig, ModelInfo
@@ -29,6 +29,9 @@ MAX_AUTO_SLOTS = 64
 
 SLOT_MEMORY_SHARE = 0.5
 """Of the memory that is left after the weights, at most this much becomes slots."""
+
+MAX_THREADS = 1_024
+"""A bound on mistakes: OpenMP ends the process when it cannot start as many as it is told."""
 
 DRAW_SCHEME = "philox4x32-10/inverse-cdf"
 CACHE_DTYPE = torch.float32
@@ -50,12 +53,12 @@ def build_core(
     Raises EngineFailed with every setting that is impossible here.
     """
     _check(config, engine_config)
-    num_threads = engine_config.num_threads or _num_physical_cores()
+    num_threads = engine_config.num_threads or num_usable_cores()
     torch.set_num_threads(num_threads)
     dtype = _dtype(engine_config.dtype)
     gpt, path = _load(config, tensors, dtype)
     context_len = engine_config.max_context or config.num_positions
-    num_slots = engine_config.num_slots or _num_slots(config, context_len)
+    num_slots = _num_slots(config, context_len, engine_config.num_slots)
     cache = SlotCache(config, num_slots, context_len, CACHE_DTYPE)
     attention = AttentionFactory(config, cache, _kernels(engine_config.kernels))
     kernels = f"{path} products, {attention.path} attention"
@@ -91,10 +94,11 @@ def _check(config: GPTConfig, engine_config: EngineConfig) -> None:
         problems.append(
             f"kernels must be one of {', '.join(_KERNELS)}, got {engine_config.kernels!r}"
         )
-    for name in ("num_slots", "num_threads"):
-        value = getattr(engine_config, name)
-        if value is not None and value < 1:
-            problems.append(f"{name} must be at least 1, got {value}")
+    num_slots, num_threads = engine_config.num_slots, engine_config.num_threads
+    if num_slots is not None and num_slots < 1:
+        problems.append(f"slots must be at least 1, got {num_slots}")
+    if num_threads is not None and not 1 <= num_threads <= MAX_THREADS:
+        problems.append(f"threads must be from 1 to {MAX_THREADS}, got {num_threads}")
     context = engine_config.max_context
     if context is not None and not 1 <= context <= config.num_positions:
         problems.append(
@@ -137,23 +141,18 @@ def _load(config: GPTConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype) 
     return gpt, pack(gpt, dtype)
 
 
-def _num_slots(config: GPTConfig, context_len: int) -> int:
+def _num_slots(config: GPTConfig, context_len: int, wanted: int | None) -> int:
+    """``wanted`` if there is memory for so many; without it a share of what there is."""
     slot_bytes = config.slot_bytes(CACHE_DTYPE.itemsize, context_len)
-    available = int(available_bytes() * SLOT_MEMORY_SHARE)
-    if available < slot_bytes:
+    available = available_bytes() if wanted else int(available_bytes() * SLOT_MEMORY_SHARE)
+    if available >= slot_bytes * (wanted or 1):
+        return wanted or min(MAX_AUTO_SLOTS, available // slot_bytes)
+    found = f"{slot_bytes:,} bytes for {context_len} positions, and {available:,} are to be had"
+    if wanted:
         raise EngineFailed(
-            [
-                f"not even one slot fits: it takes {slot_bytes:,} bytes for {context_len} "
-                f"positions, and {available:,} are to be had; lower max_context"
-            ]
+            [f"slots must be at most {available // slot_bytes}, got {wanted}: one takes {found}"]
         )
-    return min(MAX_AUTO_SLOTS, available // slot_bytes)
-
-
-def _num_physical_cores() -> int:
-    """Physical cores that this process may run on."""
-    allowed = len(psutil.Process().cpu_affinity() or [1])
-    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+    raise EngineFailed([f"not even one slot fits: it takes {found}; lower max_context"])
 
 
 def _fingerprint(*parts: str) -> str:

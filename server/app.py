@@ -16,6 +16,7 @@ from model.tokenizer import Tokenizer, VocabularyMissing
 from server.completions import completion_routes
 from server.errors import install
 from server.limits import BodyLimit
+from server.linger import Linger
 from server.metrics import Metrics
 from server.models import model_routes
 from server.ops import ops_routes
@@ -83,6 +84,7 @@ def create_app(
     )
     install(app)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Linger)
     app.add_middleware(RequestScope, metrics=metrics)
     for routes in (completion_routes, token_routes, model_routes, ops_routes):
         app.include_router(routes(state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -20,7 +21,10 @@ async def read_object(request: Request) -> Mapping[str, Any]:
 
 
 def check_content_type(headers: Headers) -> None:
-    """Refuse, with 415, everything but one ``application/json``, in UTF-8 if it says."""
+    """Refuse, with 415, everything but one plain ``application/json``, in UTF-8 if it says."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise _unsupported(f"Content-Encoding must be identity, got {short(encoding)}")
     values = headers.getlist("content-type")
     if len(values) != 1:
         raise _unsupported(f"one Content-Type header is needed, got {len(values)}")
@@ -49,7 +53,8 @@ def parse_object(body: bytes) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         raise _bad_json(f"{error.msg} at character {error.pos}") from None
     except ValueError:  # the interpreter's own bound on the digits of a whole number
-        raise _bad_json("a number has too many digits") from None
+        limit = sys.get_int_max_str_digits()
+        raise _bad_json(f"a number has more than {limit} digits") from None
     if not isinstance(value, dict):
         raise _bad_json(f"it must be an object, got {short(value)}")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -47,6 +48,10 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server stops, and this took longer than it waits
+            if status is None:
+                told = ApiError(503, "the server is stopping", code="shutting_down")
+                await error_response(told)(scope, receive, send_with_id)
         except Exception:
             logger.exception("request %s failed", own_id)
             if status is not None:

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
+from server.errors import short
 from server.validation import RequestSchema
 
+MAX_ID = 2**31 - 1
 MAX_STOPS = 16
 MAX_STOP_LEN = 1_024
 MAX_SEED = 2**53 - 1
@@ -54,13 +56,14 @@ def _check_text(text: str) -> str:
 
 
 def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+    return type(value) is int and 0 <= value <= MAX_ID
 
 
 def _check_ids(value: list[Any], where: str) -> tuple[int, ...]:
     for index, token_id in enumerate(value):
         if not _is_id(token_id):
-            raise ValueError(f"must hold token ids of at least 0; {where}[{index}] is not one")
+            rule = f"must hold token ids from 0 to {MAX_ID}"
+            raise ValueError(f"{rule}; {where}[{index}] is {short(token_id)}")
     return tuple(value)
 
 
@@ -104,7 +107,7 @@ def _parse_bias_item(key: str, bias: Any) -> tuple[int, float]:
         raise ValueError(f"must have token ids as its names, one is {key[:20]!r}")
     is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
     if not is_number or not -100 <= bias <= 100:
-        raise ValueError(f"must have biases from -100 to 100, that of {key} is not")
+        raise ValueError(f"must have biases from -100 to 100, that of {key} is {short(bias)}")
     return int(key), float(bias)
 
 
@@ -144,7 +147,7 @@ Bias = Annotated[
 ]
 Temperature = Annotated[float, AfterValidator(_check_temperature), Field(ge=0, le=MAX_TEMPERATURE)]
 Text = Annotated[str, AfterValidator(_check_text)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
 class StreamOptions(RequestSchema):

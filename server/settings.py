@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,8 @@ class Settings(BaseSettings):
     @field_validator("latency_buckets")
     @classmethod
     def _check_buckets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or list(value) != sorted(set(value)) or value[0] <= 0:
+        is_usable = value and value[0] > 0 and all(map(math.isfinite, value))
+        if not is_usable or list(value) != sorted(set(value)):
             raise ValueError("must be positive numbers of seconds, each larger than the one before")
         return value
 

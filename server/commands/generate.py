@@ -60,8 +60,8 @@ def command(
         seed=secrets.randbelow(2**53) if seed is None else seed,
     )
     try:
-        tokenizer = Tokenizer.from_directory(path)
         engine = LocalEngine(EngineConfig(checkpoint=str(path), device=device, dtype=dtype))
+        tokenizer = Tokenizer.from_directory(path)
         answers = continue_texts(engine, tokenizer, texts, params, num_choices)
     except (EngineFailed, TokenizerError) as error:
         refuse(error.problems)

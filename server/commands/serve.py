@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,7 @@ class Service:
         import uvicorn
 
         from server.app import create_app
+        from server.wire import HttpProtocol, Server
 
         app = create_app(
             self._settings, client, on_ready=self._announce, on_failure=self._on_refused
@@ -123,16 +125,16 @@ class Service:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             lifespan="on",
             access_log=False,
             log_level="warning",
             server_header=False,
-            timeout_graceful_shutdown=self._settings.shutdown_s,
         )
         config.load()
-        return uvicorn.Server(config)
+        end = partial(client.fail_all, "the server is stopping")
+        return Server(config, self._settings.shutdown_s, end)
 
     def _announce(self, info: ModelInfo) -> None:
         self._was_ready = True

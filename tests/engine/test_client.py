@@ -202,6 +202,18 @@ async def test_close_ends_streams_and_leaves_no_process(caplog: pytest.LogCaptur
         assert caplog.text == ""  # an engine that leaves when told is no death
 
 
+async def test_everything_open_can_be_ended_with_one_error() -> None:
+    async with running(fake_config(Behaviour(step_s=0.001, num_slots=1))) as client:
+        streams = client.submit_all([((1,), WHOLE)] * 2)
+        await anext(streams[0])
+        client.fail_all("no more time")
+        for stream in streams:
+            with pytest.raises(RequestFailed, match="no more time"):
+                await read_ids(stream)
+        assert client.num_open_requests == 0
+        assert client.is_ready
+
+
 async def test_close_while_loading(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)

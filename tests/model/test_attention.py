@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 
-from model.attention import CausalAttention, Span, score_scale
+from model.attention import CausalAttention, SlotAttention, Span, score_scale
 from model.config import GPTConfig
 from model.decoder import Attend
 from model.kernels import native
@@ -109,6 +112,16 @@ def test_nothing_beyond_the_written_positions_is_read_or_changed(path: str) -> N
     assert cache.data[1, :, 1, :, 50:].isnan().all()
     assert cache.data[1, :, 0].isnan().all()
     assert cache.data[0].isnan().all()
+
+
+@pytest.mark.parametrize("option", ["is_attention_scaled", "is_attention_layer_scaled"])
+def test_whole_windows_scale_scores_as_slots_do(option: str) -> None:
+    changes: dict[str, Any] = {option: option == "is_attention_layer_scaled"}
+    config = dataclasses.replace(CONFIG, **changes)
+    qkv = [x / 4 for x in random_qkv(9)]
+    slots = SlotAttention(config, SlotCache(config, 1), [Span(0, 0, 9)])(1, *qkv)
+    assert (CausalAttention(config, 9)(1, *qkv) - slots).abs().max() < 1e-5
+    assert (CausalAttention(CONFIG, 9)(1, *qkv) - slots).abs().max() > 1e-3
 
 
 def test_variants_scale_scores_as_upstream_does() -> None:

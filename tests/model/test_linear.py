@@ -6,11 +6,30 @@ import pytest
 import torch
 from torch import nn
 
+from model import linear as serving
 from model.config import GPTConfig
 from model.decoder import GPT
-from model.linear import PackedLinear, TiledLinear, has_packed_kernels, is_batch_invariant, pack
+from model.linear import (
+    PackedLinear,
+    TiledLinear,
+    has_packed_kernels,
+    is_batch_invariant,
+    pack,
+    with_twin_halves,
+)
 
-SHAPES = [(48, 144), (256, 768), (768, 2304), (768, 768), (768, 3072), (3072, 768), (768, 1003)]
+SHAPES = [
+    (48, 144),
+    (256, 768),
+    (768, 2304),
+    (768, 768),
+    (768, 3072),
+    (1024, 768),
+    (1280, 3840),
+    (1536, 384),
+    (3072, 768),
+    (768, 1003),
+]
 DTYPES = [torch.float32, torch.bfloat16]
 ROWS = [1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 100]
 
@@ -19,6 +38,33 @@ def weights(num_inputs: int, num_outputs: int) -> tuple[torch.Tensor, torch.Tens
     weight = torch.randn(num_outputs, num_inputs) * 0.02
     weight[:, 3] *= 30  # an outlier channel, as real checkpoints have
     return weight, torch.randn(num_outputs)
+
+
+def residues(num_inputs: int, num_outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and 300 rows whose products are 0 but for rounding: any other order shows."""
+    places = torch.randperm(num_inputs)
+    weight = with_twin_halves(torch.randn(num_outputs, num_inputs) * 0.02)[:, places]
+    half = torch.randn(300, num_inputs // 2)
+    return weight, torch.cat([half, -half], dim=1)[:, places]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", [PackedLinear, TiledLinear])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_row_is_added_up_in_the_same_order_in_every_batch(
+    shape: tuple[int, int], kind: type[PackedLinear | TiledLinear], dtype: torch.dtype
+) -> None:
+    """bfloat16 results round nearly every difference away, unless the terms cancel."""
+    if kind is PackedLinear and not has_packed_kernels(dtype):
+        pytest.skip(f"this processor has no packed {dtype} product")
+    weight, x = residues(*shape)
+    linear = kind(weight, None, dtype)
+    whole = linear(x)
+    assert whole.abs().max() < 1e-3
+    assert (whole != 0).float().mean() > 0.1
+    for num_rows in ROWS:
+        assert torch.equal(linear(x[:num_rows]), whole[:num_rows]), num_rows
+        assert torch.equal(linear(x[37 : 37 + num_rows]), whole[37 : 37 + num_rows]), num_rows
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -77,3 +123,38 @@ def test_packing_replaces_every_layer_and_keeps_logits_float32(is_packed: bool) 
         assert gpt.logits(torch.randn(3, 64)).dtype == torch.float32
     shifted = gpt.logits(torch.full((1, 64), -100.0))
     assert not torch.equal(shifted, shifted.bfloat16().float())
+
+
+@pytest.mark.skipif(not has_packed_kernels(torch.bfloat16), reason="no packed bfloat16 product")
+def test_the_probe_sees_what_rounding_to_bfloat16_hides() -> None:
+    """A lone row of over 1,024 inputs, not computed as the first of two."""
+    lone = PackedLinear(with_twin_halves(torch.randn(768, 3072) * 0.02), None, torch.bfloat16)
+    assert is_batch_invariant(lone, 3072)
+    lone.min_rows = 1
+    x = torch.randn(2, 3072)
+    x[:, 1536:] = -x[:, :1536]
+    if not torch.equal(lone(x[:1]), lone(x)[:1]):  # this processor has such a kernel
+        assert not is_batch_invariant(lone, 3072)
+
+
+@pytest.mark.parametrize("missing", ["has_packed_kernels", "is_batch_invariant"])
+def test_without_a_packed_product_that_keeps_the_promise_rows_go_in_tiles(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpt = GPT(GPTConfig(97, 32, 64, 2, 2, 256))
+    monkeypatch.setattr(serving, missing, lambda *_: False)
+    assert pack(gpt, torch.float32) == "tiled"
+    assert isinstance(gpt.layers[1].mlp.c_fc, TiledLinear)
+
+
+def test_every_shape_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[int] = []
+
+    def probe(_product: object, width: int) -> bool:
+        probed.append(width)
+        return True
+
+    monkeypatch.setattr(serving, "has_packed_kernels", lambda _: True)
+    monkeypatch.setattr(serving, "is_batch_invariant", probe)
+    pack(GPT(GPTConfig(97, 32, 64, 2, 2, 256)), torch.float32)
+    assert sorted(probed) == [64, 64, 64, 64, 256]

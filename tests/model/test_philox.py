@@ -35,3 +35,10 @@ def test_a_uniform_is_never_0_or_1(seed: int, choice_index: int, token_index: in
 def test_every_part_of_the_key_matters() -> None:
     keys = [(0, 0, 0), (1, 0, 0), (2**32, 0, 0), (0, 1, 0), (0, 0, 1)]
     assert len({uniform(*key) for key in keys}) == len(keys)
+
+
+def test_a_draw_is_keyed_by_seed_choice_and_token_in_a_fixed_layout() -> None:
+    """Another layout changes every seeded answer: DRAW_SCHEME in engine/loader.py must change."""
+    words = [philox4x32((7, 1), (5, 3, 0, 0))[0], philox4x32((ONES, ONES), (0, 0, 0, 0))[0]]
+    assert uniform(2**32 + 7, choice_index=3, token_index=5) == (words[0] + 0.5) / 2**32
+    assert uniform(2**64 - 1, 0, 0) == (words[1] + 0.5) / 2**32

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import sampler
+from model.philox import uniform
 from model.sampler import SamplingRow, sample
 
 
@@ -89,6 +91,87 @@ def test_draws_follow_the_documented_distribution(options: dict[str, object]) ->
     assert chi2 < freedom + 5 * math.sqrt(2 * freedom) + 1e-9
 
 
+def reference_draw(probabilities: list[float], logits: list[float], row: SamplingRow) -> set[int]:
+    """The token at the draw's uniform number; the two beside it where rounding may decide.
+
+    Ids run in their own order, and in that of their logits where a filter is set.
+    """
+    order = list(range(len(probabilities)))
+    if row.is_filtered:
+        order = sorted(order, key=lambda i: (-probabilities[i], i))
+    target = uniform(row.seed, row.choice_index, row.token_index)
+    tokens, end = set(), 0.0
+    for i in order:
+        start, end = end, end + probabilities[i]
+        if probabilities[i] and start - 1e-5 <= target < end + 1e-5:
+            tokens.add(i)
+    return tokens
+
+
+EXACT = [
+    *FILTERS,
+    {"top_p": 0.97},
+    {"min_p": 0.003, "temperature": 0.8},
+    {"presence_penalty": 2.0, "prompt_ids": (1, 2, 3, 3), "output_ids": (4, 4, 4, 5)},
+    {"frequency_penalty": 1.5, "prompt_ids": (1, 2, 3, 3), "output_ids": (4, 4, 4, 5)},
+    {"repetition_penalty": 0.7, "prompt_ids": (1, 2), "output_ids": (2, 5)},
+    {"repetition_penalty": 1.8, "logit_bias": ((4, 6.0), (9, -3.0)), "output_ids": (4, 9)},
+    {"temperature": 0.5, "logit_bias": ((4, 3.0),), "frequency_penalty": 1.0, "output_ids": (4,)},
+    {"choice_index": 3, "top_k": 50},
+]
+
+
+@pytest.mark.parametrize("vocab_size", [64, 2_000])
+@pytest.mark.parametrize("options", EXACT, ids=str)
+def test_a_draw_inverts_the_cumulative_distribution(
+    options: dict[str, object], vocab_size: int
+) -> None:
+    """Token by token, where the chi-squared test would need very many draws to see an error."""
+    draws = 300
+    row = SamplingRow(**options)  # type: ignore[arg-type]
+    logits = zipf_logits(1, vocab_size) / 2 + 1  # flat enough for 512 candidates not to do
+    probabilities = reference_distribution(logits[0].tolist(), row)
+    rows = [dataclasses.replace(row, seed=5, token_index=i) for i in range(draws)]
+    num_sure = 0
+    for one, asked in zip(sample(logits.expand(draws, -1), rows), rows, strict=True):
+        possible = reference_draw(probabilities, logits[0].tolist(), asked)
+        assert one.token_id in possible
+        num_sure += len(possible) == 1
+    assert num_sure > 0.8 * draws
+
+
+def test_top_p_stops_as_soon_as_its_mass_is_reached() -> None:
+    logits = torch.zeros(200, 4)
+    rows = [SamplingRow(top_p=0.5, seed=seed) for seed in range(200)]
+    assert {one.token_id for one in sample(logits, rows)} == {0, 1}
+
+
+def test_greedy_rows_obey_bias_bans_and_penalties() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, -1.0]]).expand(5, -1)
+    rows = [
+        SamplingRow(0.0),
+        SamplingRow(0.0, logit_bias=((3, 9.0),)),
+        SamplingRow(0.0, banned_ids=(1, 2)),
+        SamplingRow(0.0, repetition_penalty=4.0, prompt_ids=(2,), output_ids=(1,)),
+        SamplingRow(0.0, presence_penalty=1.5, prompt_ids=(1,), output_ids=(2,)),
+    ]
+    assert [one.token_id for one in sample(logits, rows)] == [2, 3, 0, 0, 1]
+
+
+@pytest.mark.parametrize("u", [2**-33, 1 - 2**-33])
+def test_rounding_at_either_end_draws_no_impossible_token(
+    u: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "uniform", lambda *_: u)
+    logits = zipf_logits(200, 700) / 3
+    possible = range(100, 630)
+    logits[:, : possible.start] = float("-inf")
+    logits[:, possible.stop :] = float("-inf")
+    for options in ({}, {"top_k": 600}, {"top_p": 0.999999}):
+        rows = [SamplingRow(**options) for _ in range(200)]
+        assert all(one.token_id in possible for one in sample(logits, rows))
+
+
 @given(
     vocab_size=st.sampled_from([3, 64, 257, 1000, 2000]),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
@@ -131,6 +214,11 @@ def test_ties_go_to_the_lower_id(options: dict[str, float]) -> None:
     assert sample(logits, [row])[0].token_id == 500
 
 
+def test_equally_likely_tokens_are_listed_by_id() -> None:
+    top = sample(torch.zeros(1, 900), [SamplingRow(num_logprobs=5)])[0].top
+    assert [token_id for token_id, _ in top] == [0, 1, 2, 3, 4]
+
+
 def test_top_k_keeps_exactly_k_of_equal_tokens() -> None:
     logits = torch.zeros(1, 2_000)
     rows = [SamplingRow(top_k=3, seed=seed) for seed in range(200)]
@@ -139,11 +227,14 @@ def test_top_k_keeps_exactly_k_of_equal_tokens() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3, 1e3, 1e30])
-def test_no_temperature_overflows(temperature: float) -> None:
-    logits = zipf_logits(4, 500) - 100
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_no_temperature_overflows(temperature: float, scale: float) -> None:
+    logits = (zipf_logits(4, 500) - 100) * scale
     rows = [SamplingRow(temperature, seed=i, top_p=0.5 + i / 6) for i in range(4)]
-    for one in sample(logits, rows):
+    for i, one in enumerate(sample(logits, rows)):
         assert 0 <= one.token_id < 500
+        if temperature < 1e-3:
+            assert one.token_id == int(logits[i].argmax())
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -164,12 +255,15 @@ def test_logits_shifted_by_100_draw_the_same() -> None:
 
 
 def test_logprobs_are_of_the_raw_distribution() -> None:
-    logits = zipf_logits(1, 1_000)
+    logits = zipf_logits(1, 1_000) - 100
     raw = logits[0].double().log_softmax(-1)
     row = SamplingRow(0.5, top_k=3, logit_bias=((7, 50.0),), num_logprobs=4)
+    alone = sample(logits, [dataclasses.replace(row, num_logprobs=0)])[0]
     one = sample(logits, [row])[0]
     assert one.token_id == 7
     assert one.logprob == pytest.approx(raw[7].item(), abs=1e-6)
+    assert (alone.logprob, alone.top) == (one.logprob, ())
+    assert sample(logits, [dataclasses.replace(row, num_logprobs=None)])[0].logprob is None
     likeliest = raw.sort(descending=True)
     assert [token_id for token_id, _ in one.top] == likeliest.indices[:4].tolist()
     assert [value for _, value in one.top] == pytest.approx(likeliest.values[:4].tolist(), abs=1e-6)

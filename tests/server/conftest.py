@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.settings import Settings
 from server.vocabulary import Tokenizer
+from server.wire import HttpProtocol, Server
 from tests.server.fake_engine import VOCAB_SIZE, FakeEngine
 
 
@@ -61,12 +62,16 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(
+    app: FastAPI, *, shutdown_s: int = 30, on_overdue: Callable[[], None] = lambda: None
+) -> AsyncIterator[str]:
     """The address of a real uvicorn on a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, log_level="warning", access_log=False, loop="none")
-        server = uvicorn.Server(config)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, loop="none", http=HttpProtocol
+        )
+        server = Server(config, shutdown_s, on_overdue)
         task = asyncio.create_task(server._serve([listener]))
         async with httpx.AsyncClient() as client:
             while (await client.get(f"{address}/ready")).status_code != 200:

@@ -63,9 +63,15 @@ class FakeEngine:
     aborted: list[int] = field(default_factory=list)
     was_aborted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    streams: list[RequestStream] = field(default_factory=list)
 
     def start(self) -> None:
         """The real one starts a process."""
+
+    def fail_all(self, why: str) -> None:
+        for stream, task in zip(self.streams, self.tasks, strict=True):
+            task.cancel()
+            stream.fail(RequestFailed(why))
 
     async def close(self) -> None:
         """The real one ends it."""
@@ -85,6 +91,7 @@ class FakeEngine:
     def _submit(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> RequestStream:
         stream = RequestStream(len(self.submitted), self._abort)
         self.submitted.append((prompt_ids, params))
+        self.streams.append(stream)
         self.tasks.append(asyncio.create_task(self._feed(stream, prompt_ids, params)))
         return stream
 

@@ -36,6 +36,20 @@ def test_what_is_not_one_json_object_is_refused(body: bytes) -> None:
     assert len(refused.value.message) < 200
 
 
+def test_too_long_a_number_is_told_the_limit() -> None:
+    with pytest.raises(ApiError, match="more than 4300 digits"):
+        parse_object(b'{"a": ' + b"9" * 5_000 + b"}")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_a_compressed_body_is_refused_by_name(encoding: str) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    with pytest.raises(ApiError, match="Content-Encoding must be identity") as refused:
+        check_content_type(Headers(headers))
+    assert refused.value.status == 415
+    check_content_type(Headers({**headers, "content-encoding": "Identity"}))
+
+
 def test_numbers_keep_their_types() -> None:
     value = parse_object(b'{"a": 5, "b": 5.0, "c": true, "d": "\\ud83d\\ude42"}')
     assert [type(item) for item in value.values()] == [int, float, bool, str]

@@ -120,6 +120,21 @@ async def test_a_bad_value_is_400_and_names_its_field(
     assert engine.submitted == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": [1, 2**31]}, "from 0 to 2147483647; prompt[1] is 2147483648"),
+        ({"prompt": [[1], [2, "a"]]}, "prompt[1][1] is 'a'"),
+        ({"logit_bias": {"7": 100.5}}, "from -100 to 100, that of 7 is 100.5"),
+    ],
+)
+async def test_a_bad_item_is_told_with_its_value(
+    client: httpx.AsyncClient, fields: dict[str, Any], told: str
+) -> None:
+    answer = await client.post("/v1/completions", json={"prompt": "a", **fields})
+    assert told in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("name", sorted(NOT_BUILT))
 async def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(
     client: httpx.AsyncClient, name: str

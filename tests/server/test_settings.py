@@ -39,6 +39,12 @@ def test_every_wrong_value_is_named_in_one_message() -> None:
     ]
 
 
+@pytest.mark.parametrize("bounds", ["nan", "1,nan", "1,inf", "0,1", ""])
+def test_bounds_that_no_histogram_can_have_are_refused(bounds: str) -> None:
+    with pytest.raises(SettingsError, match="latency_buckets"):
+        read_settings({"latency_buckets": bounds}, {})
+
+
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPT2_SERVER_SERVED_MODEL_NAME", "a,b")
     monkeypatch.setenv("GPT2_SERVER_LATENCY_BUCKETS", "0.001,0.1")

@@ -133,6 +133,75 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes() -> None:
     assert fine.status_code == 200
 
 
+async def raw_answer(address: str, request: bytes) -> bytes:
+    """What a client hears that sends all of its request before it listens."""
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    await writer.drain()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "limit", "status"),
+    [("/v1/completions", 100_000, 413), ("/nope", 4_000_000, 404), ("/health", 4_000_000, 405)],
+)
+async def test_a_refusal_reaches_a_client_that_is_still_sending(
+    path: str, limit: int, status: int
+) -> None:
+    """A connection closed with bytes unread is reset, and the answer lost with it."""
+    body = b" " * 3_000_000
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    async with serving(make_app(FakeEngine(), max_body_bytes=limit)) as address:
+        answer = await raw_answer(address, request)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert answer.endswith(b"}}")
+
+
+async def test_what_is_no_http_is_refused_in_the_form_of_every_error() -> None:
+    async with serving(make_app(FakeEngine())) as address:
+        answer = await raw_answer(address, b"FOO / HTTP/1.1\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nx-request-id: " in head
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+async def test_an_offer_to_upgrade_is_not_worth_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    offer = "Upgrade: websocket\r\nConnection: Upgrade, close\r\n"
+    async with serving(make_app(FakeEngine())) as address:
+        url = httpx.URL(address)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"GET /health HTTP/1.1\r\nHost: x\r\n{offer}\r\n".encode())
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+    assert capsys.readouterr().err == ""
+
+
+async def test_what_a_stopping_server_does_not_wait_for_ends_as_answers_do(
+    gated: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = {"prompt": "a", "max_tokens": 50}
+    async with httpx.AsyncClient() as client:
+        async with serving(
+            make_app(gated), shutdown_s=0, on_overdue=lambda: gated.fail_all("it is stopping")
+        ) as address:
+            url = f"{address}/v1/completions"
+            plain = asyncio.create_task(client.post(url, json=body))
+            stream = asyncio.create_task(client.post(url, json={**body, "stream": True}))
+            await submitted(gated, 2)
+        assert (await plain).status_code == 503
+        assert (await plain).json()["error"]["message"] == "it is stopping"
+        assert "it is stopping" in (await stream).text
+        assert (await stream).text.endswith("data: [DONE]\n\n")
+    assert capsys.readouterr().err == ""
+
+
 async def test_openais_client_completes_and_streams() -> None:
     async with serving(make_app(FakeEngine())) as address:
         client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)

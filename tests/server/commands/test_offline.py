@@ -58,6 +58,8 @@ def test_generate_refuses_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["generate", "x", "--checkpoint", str(tmp_path)])
     assert told.exit_code == 2
     assert told.output.startswith("Error: ")
+    told = CliRunner().invoke(main, ["generate", "x", "--checkpoint", str(tmp_path / "none")])
+    assert told.output == f"Error: {tmp_path / 'none'} does not exist\n"
 
 
 def test_pretrain_has_an_option_for_every_field() -> None:
