@@ -61,7 +61,7 @@ def test_a_row_is_added_up_in_the_same_order_in_every_batch(
     linear = kind(weight, None, dtype)
     whole = linear(x)
     assert whole.abs().max() < 1e-3
-    assert (whole != 0).float().mean() > 0.1
+    assert (whole != 0).float().mean() > 0.02  # something is left to compare
     for num_rows in ROWS:
         assert torch.equal(linear(x[:num_rows]), whole[:num_rows]), num_rows
         assert torch.equal(linear(x[37 : 37 + num_rows]), whole[37 : 37 + num_rows]), num_rows
