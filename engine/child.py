@@ -30,7 +30,9 @@ def child_environment() -> dict[str, str]:
     paths = [path for path in sys.path if path]
     if root not in paths:
         paths.insert(0, root)
-    return {"GOMP_SPINCOUNT": "10000", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    is_told = "OMP_WAIT_POLICY" in os.environ
+    spinning = {} if is_told else {"GOMP_SPINCOUNT": "10000"}
+    return {**spinning, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def spawn(sock: socket.socket, factory: str, heartbeat_s: float) -> subprocess.Popen[bytes]:

@@ -94,6 +94,11 @@ def _check(config: GPTConfig, engine_config: EngineConfig) -> None:
         problems.append(
             f"kernels must be one of {', '.join(_KERNELS)}, got {engine_config.kernels!r}"
         )
+    elif engine_config.kernels in native.PATHS and native.load(engine_config.kernels) is None:
+        problems.append(
+            f"kernels {engine_config.kernels} are not to be had here: not built, or not this "
+            "processor's"
+        )
     num_slots, num_threads = engine_config.num_slots, engine_config.num_threads
     if num_slots is not None and num_slots < 1:
         problems.append(f"slots must be at least 1, got {num_slots}")
@@ -112,12 +117,7 @@ def _kernels(name: str) -> NativeKernels | None:
     """The native kernels asked for; with ``auto`` the best there are, or None."""
     if name == "torch":
         return None
-    kernels = native.load(None if name == "auto" else name)
-    if kernels is None and name != "auto":
-        raise EngineFailed(
-            [f"kernels {name} are not to be had here: not built, or not this processor's"]
-        )
-    return kernels
+    return native.load(None if name == "auto" else name)
 
 
 def _dtype(name: str) -> torch.dtype:

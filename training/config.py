@@ -94,9 +94,17 @@ class PretrainConfig:
             eos_token_ids=(end_of_text_id,),
         )
 
+    @property
+    def wanted_vocab_size(self) -> int | None:
+        """Entries that the vocabulary must have; None where a given one may have any number."""
+        if self.vocab_size is not None or self.vocabulary is not None:
+            return self.vocab_size
+        return DEFAULT_VOCAB_SIZE
+
     def identity(self) -> dict[str, Any]:
         """The fields that make this run this run, as plain values; the rest may change."""
         values = {name: value for name, value in asdict(self).items() if name not in _PER_CALL}
+        values["vocab_size"] = self.wanted_vocab_size
         values["vocabulary"] = None if self.vocabulary is None else str(self.vocabulary)
         values["held_out"] = sorted(self.held_out)
         return values

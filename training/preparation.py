@@ -113,7 +113,7 @@ def _open_vocabulary(path: Path, config: PretrainConfig) -> Tokenizer:
     except TokenizerError as error:
         raise TrainingError([f"vocabulary {path}: {p}" for p in error.problems]) from error
     problems = []
-    wanted = config.vocab_size or (None if config.vocabulary else DEFAULT_VOCAB_SIZE)
+    wanted = config.wanted_vocab_size
     if wanted is not None and tokenizer.vocab_size != wanted:
         made = "has" if config.vocabulary else "trained on this text has only"
         problems.append(

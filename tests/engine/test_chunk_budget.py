@@ -24,3 +24,25 @@ def test_a_chunk_is_neither_tiny_nor_huge() -> None:
         budget.observe(4, 100, step_s)
     assert slow.tokens(4) == MIN_CHUNK_LEN
     assert fast.tokens(4) == MAX_CHUNK_LEN
+
+
+def test_before_anything_is_known_a_chunk_beside_running_rows_is_a_quarter() -> None:
+    budget = ChunkBudget()
+    assert budget.tokens(num_decoding=1) == MAX_CHUNK_LEN // 4
+    budget.observe(num_decoding=1, num_prompt_tokens=0, step_s=0.01)
+    assert budget.tokens(num_decoding=1) == MAX_CHUNK_LEN // 4
+
+
+def test_a_prompt_computed_alone_costs_all_of_its_step() -> None:
+    budget = ChunkBudget()
+    budget.observe(num_decoding=8, num_prompt_tokens=0, step_s=0.010)
+    budget.observe(num_decoding=0, num_prompt_tokens=100, step_s=0.020)
+    assert budget.tokens(num_decoding=8) == 100  # 0.2 ms a prompt token, 20 ms to spend
+
+
+def test_one_slow_step_does_not_decide_alone() -> None:
+    budget = ChunkBudget()
+    budget.observe(8, 0, 0.010)
+    budget.observe(0, 100, 0.020)
+    budget.observe(8, 0, 0.060)  # a fifth of the way from 10 to 60 ms
+    assert budget.tokens(8) == 200

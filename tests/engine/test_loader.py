@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
+from engine import loader
+from engine.core import EngineCore
 from engine.errors import EngineFailed
-from engine.loader import build_core
-from engine.messages import EngineConfig
+from engine.loader import MAX_AUTO_SLOTS, SLOT_MEMORY_SHARE, build_core
+from engine.messages import EngineConfig, ModelInfo
+from engine.runner import Runner
+from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT
+from model.kernels import native
+from model.linear import pack
 
 CONFIG = GPTConfig(vocab_size=64, num_positions=64, num_channels=32, num_layers=1, num_heads=2)
 
@@ -33,3 +42,148 @@ def test_impossible_settings_are_named(options: dict[str, Any], problem: str) ->
     with pytest.raises(EngineFailed, match=problem) as refused:
         build_core(CONFIG, tensors, EngineConfig(checkpoint="", **options), "hash", "a test")
     assert len(refused.value.problems) == 1
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def build(
+    weights_hash: str = "hash",
+    source: str = "a test",
+    stored: torch.dtype = torch.float32,
+    **options: Any,
+) -> tuple[EngineCore, ModelInfo]:
+    torch.manual_seed(0)
+    tensors = {name: p.detach().to(stored) for name, p in GPT(CONFIG).named_parameters()}
+    return build_core(CONFIG, tensors, EngineConfig("", **options), weights_hash, source)
+
+
+def test_every_impossible_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda _path=None: None)
+    monkeypatch.setattr(loader, "_load", lambda *_: pytest.fail("loaded before it was refused"))
+    with pytest.raises(EngineFailed) as refused:
+        build(
+            device="tpu", dtype="int3", kernels="plain", num_slots=0, num_threads=0, max_context=0
+        )
+    named = [problem.split()[0] for problem in refused.value.problems]
+    assert named == ["device", "dtype", "kernels", "slots", "threads", "max_context"]
+    assert "kernels plain are not to be had here" in refused.value.problems[2]
+
+
+def test_without_native_kernels_auto_serves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda _path=None: None)
+    _, info = build(num_slots=1)
+    assert info.kernels.endswith(" torch attention")
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_the_precision_is_bfloat16_where_the_processor_has_it(
+    has_bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "has_packed_kernels", lambda _: has_bfloat16)
+    assert build(num_slots=1)[1].dtype == expected
+    assert build(num_slots=1, dtype="float32")[1].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("num_fitting", "expected"), [(1, 1), (1.99, 1), (7.5, 7), (10_000, MAX_AUTO_SLOTS)]
+)
+def test_the_number_of_slots_is_a_share_of_the_memory(
+    num_fitting: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot_bytes = CONFIG.slot_bytes(4, 32)
+    assert SLOT_MEMORY_SHARE == 0.5
+    monkeypatch.setattr(loader, "available_bytes", lambda: int(num_fitting * slot_bytes * 2))
+    core, info = build(max_context=32)
+    assert (info.num_slots, info.slot_bytes, info.context_len) == (expected, slot_bytes, 32)
+    assert core.scheduler.pool.num_slots == expected
+    assert isinstance(core.runner, Runner)
+    assert core.runner.cache.data.nbytes == expected * slot_bytes
+
+
+def test_if_not_even_one_slot_fits_the_refusal_has_the_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slot_bytes = CONFIG.slot_bytes(4, 64)
+    monkeypatch.setattr(loader, "available_bytes", lambda: 2 * slot_bytes - 2)
+    with pytest.raises(EngineFailed) as refused:
+        build()
+    (problem,) = refused.value.problems
+    for part in ("one slot", f"{slot_bytes:,}", f"{slot_bytes - 1:,}", "64 positions"):
+        assert part in problem
+
+
+def test_the_slots_asked_for_may_take_all_memory_but_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "available_bytes", lambda: 3 * CONFIG.slot_bytes(4, 64))
+    assert build(num_slots=3)[1].num_slots == 3
+    with pytest.raises(EngineFailed, match="slots must be at most 3, got 4"):
+        build(num_slots=4)
+
+
+def test_the_fingerprint_is_of_all_that_a_seeded_answer_depends_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain: dict[str, Any] = {"num_slots": 1, "dtype": "float32", "num_threads": 1}
+
+    def fingerprint(**options: Any) -> str:
+        return build(**{**plain, **options})[1].fingerprint
+
+    first = fingerprint(kernels="torch")
+    assert first.startswith("fp_")
+    same: list[dict[str, Any]] = [
+        {"num_slots": 5},
+        {"max_context": 40},
+        {"source": "b"},
+        {"max_queued_requests": 1},
+    ]
+    for options in same:
+        assert fingerprint(kernels="torch", **options) == first, options
+    others: list[dict[str, Any]] = [
+        {"weights_hash": "another"},
+        {"dtype": "bfloat16"},
+        {"num_threads": 2},
+    ]
+    found = [fingerprint(kernels="torch", **options) for options in others]
+    monkeypatch.setattr(loader, "DRAW_SCHEME", "another")
+    found.append(fingerprint(kernels="torch"))
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "__version__", "another")
+    found.append(fingerprint(kernels="torch"))
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "another")
+    found.append(fingerprint(kernels="torch"))
+    monkeypatch.undo()
+    if native.load() is not None:
+        found.append(fingerprint())
+    path = "tiled" if "packed" in build(**plain)[1].kernels else "packed"
+    monkeypatch.setattr(loader, "pack", lambda gpt, dtype: pack(gpt, dtype) and path)
+    found.append(fingerprint(kernels="torch"))
+    assert len({first, *found}) == 1 + len(found)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_and_the_residual_stream_are_float32_whatever_the_dtype(
+    dtype: str, stored: torch.dtype
+) -> None:
+    core, _ = build(num_slots=1, dtype=dtype, stored=stored)
+    assert isinstance(core.runner, Runner)
+    gpt = core.runner.gpt
+    seen: list[torch.Tensor] = []
+    gpt.layers[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    gpt.layers[0].ln_2.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    gpt.ln_f.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    ids = torch.arange(9)
+    with torch.inference_mode():
+        hidden = gpt(ids, ids, CausalAttention(CONFIG, 9))
+        logits = gpt.logits(hidden)
+    assert torch.equal(seen[0], gpt.wte.weight[:9].float() + gpt.wpe.weight[:9].float())
+    for x in (*seen, hidden, logits):
+        assert x.dtype == torch.float32
+        assert (x != x.bfloat16().float()).float().mean() > 0.3

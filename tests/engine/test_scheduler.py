@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from engine.chunk_budget import MAX_CHUNK_LEN
 from engine.core import EngineCore
 from engine.request import FinishReason, Request, SamplingParams, TokenOutput
 from engine.scheduler import Scheduler
-from engine.slot_pool import SlotPool
+from engine.slot_pool import MIN_PREFIX_LEN, SlotPool
 from engine.step import Drawn
 from tests.support.fake_runner import FakeRunner, expected_tokens
 
@@ -226,6 +227,8 @@ def test_a_request_aborted_after_its_step_was_scheduled_is_dropped() -> None:
     scheduler.abort([0])
     outputs = scheduler.update(step, drawn, 0.001)
     assert [output.request_id for output in outputs] == [1]
+    assert outputs[0].token_ids == (expected_tokens([2], 1, context_len=CONTEXT_LEN)[0],)
+    assert drawn[0].token_id != drawn[1].token_id
     scheduler.check_integrity()
 
 
@@ -246,3 +249,80 @@ def test_the_same_id_twice_is_an_error() -> None:
     core.submit([request(0, [1])])
     with pytest.raises(ValueError, match="request 0 is already here"):
         core.submit([request(0, [1])])
+
+
+def test_a_step_computes_no_more_prompt_tokens_than_its_budget() -> None:
+    core, runner = make_core(num_slots=6, context_len=1024)
+    lengths = (700, 300, 300, 900)
+    core.submit([request(i, [i] * length, 1) for i, length in enumerate(lengths)])
+    finish(core)
+    sizes = [step.num_tokens for step in runner.steps]
+    assert sizes == [MAX_CHUNK_LEN] * (sum(lengths) // MAX_CHUNK_LEN) + [
+        sum(lengths) % MAX_CHUNK_LEN
+    ]
+
+
+def test_chunks_follow_the_time_that_steps_take() -> None:
+    core, runner = make_core(num_slots=2, context_len=1024)
+    core.submit([request(0, [1], 100)])
+
+    def step(step_s: float) -> int:
+        step = core.scheduler.schedule()
+        core.scheduler.update(step, runner.run(step), step_s)
+        return step.num_tokens
+
+    assert step(0.010) == 1
+    core.submit([request(1, [3] * 1000, 1)])
+    assert step(0.010 + 128 * 0.0004) == 1 + 128  # 0.4 ms a prompt token
+    assert step(0.1) == 1 + 50  # two steps of 10 ms
+
+
+def test_who_waits_for_a_prefill_does_not_keep_others_waiting() -> None:
+    core, runner = make_core(num_slots=3)
+    core.submit([request(0, list(range(30))), request(1, list(range(30))), request(2, [40])])
+    core.step()
+    assert [row.request_id for row in runner.steps[0].rows] == [0, 2]
+
+
+def test_the_shortest_prefix_worth_a_copy_is_waited_for() -> None:
+    core, runner = make_core(num_slots=2)
+    prompt = list(range(MIN_PREFIX_LEN + 1))  # the last token is always computed
+    core.submit([request(i, prompt, 1, choice_index=i) for i in range(2)])
+    finish(core)
+    assert [step.num_tokens for step in runner.steps] == [len(prompt), 1]
+
+
+def test_a_prefix_that_is_there_is_not_waited_for() -> None:
+    core, runner = make_core(num_slots=4, context_len=1024)
+    shared = list(range(30))
+    core.submit([request(0, [*shared, 31], 1)])
+    finish(core)
+    core.submit([request(1, [*shared, *[32] * 900], 1), request(2, [*shared, 33], 1)])
+    core.step()
+    assert core.scheduler.num_waiting == 1  # all of the budget went to the first
+    core.step()  # 1 goes on with its prompt, past what 2 shares with it
+    assert 2 in {row.request_id for row in runner.steps[-1].rows}
+    copied = runner.steps[-1].copies[-1]
+    assert copied.length == 30
+
+
+def test_a_known_prefix_as_long_as_the_one_to_come_is_taken_at_once() -> None:
+    core, runner = make_core(num_slots=4)
+    shared = list(range(30))
+    core.submit([request(0, [*shared[:20], 40], 1)])
+    finish(core)
+    core.submit([request(1, [*shared[:20], 41, 42, 43], 1), request(2, [*shared[:20], 44], 1)])
+    core.step()
+    assert [row.request_id for row in runner.steps[-1].rows] == [1, 2]
+    core.submit([request(3, [*shared, 45], 1), request(4, [*shared, 46], 1)])
+    core.step()  # here the prefill brings ten tokens more
+    assert [row.request_id for row in runner.steps[-1].rows] == [3]
+
+
+def test_tokens_emitted_earlier_do_not_count_as_cached_prompt() -> None:
+    core, _ = make_core(num_slots=2)
+    prompt = list(range(20))
+    core.submit([request(0, prompt, 9)])
+    emitted = finish(core)[0][:5]
+    core.submit([Request(1, tuple(prompt), SamplingParams(max_tokens=9), tuple(emitted))])
+    assert core.step()[0][0].num_cached_tokens == len(prompt)

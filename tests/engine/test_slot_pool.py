@@ -93,3 +93,22 @@ def test_filling_a_slot_that_nobody_holds_is_an_error() -> None:
 def test_common_prefix(a: list[int], b: list[int], expected: int) -> None:
     assert common_prefix_len(a, b) == expected
     assert common_prefix_len(b, a) == expected
+
+
+def test_of_several_slots_the_longest_prefix_counts_and_then_the_lowest_slot() -> None:
+    pool = SlotPool(5)
+    lengths = (20, 30, 30, 18)
+    slots = [filled(pool, [*LONG[:length], 99, 98]) for length in lengths]
+    assert pool.longest_prefix(LONG) == PrefixMatch(min(slots[1], slots[2]), 30)
+    pool.release(slots[1])
+    pool.release(slots[2])
+    assert pool.longest_prefix(LONG) == PrefixMatch(min(slots[1], slots[2]), 30)
+    assert pool.longest_prefix(LONG[:25]) == PrefixMatch(min(slots[1], slots[2]), 25)
+
+
+def test_prefixes_of_slots_given_away_are_forgotten() -> None:
+    pool = SlotPool(1)
+    for n in range(5):
+        pool.release(filled(pool, [n, *LONG]))
+    assert len(pool._by_prefix) == 1
+    assert pool.longest_prefix([0, *LONG]) is None

@@ -72,3 +72,10 @@ def test_identity_leaves_out_what_may_change_on_the_way() -> None:
     )
     assert run.identity() == moved.identity()
     assert run.identity() != config(held_out=("a", "b"), seed=1).identity()
+
+
+def test_a_default_that_is_written_out_makes_no_other_run(tmp_path: Path) -> None:
+    assert config(vocab_size=8192).identity() == config().identity()
+    given = config(vocabulary=tmp_path)
+    assert given.wanted_vocab_size is None  # whatever it has
+    assert config(vocabulary=tmp_path, vocab_size=300).wanted_vocab_size == 300
