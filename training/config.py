@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,10 +18,19 @@ DTYPES: tuple[DType, ...] = get_args(DType)
 
 DEFAULT_VOCAB_SIZE = 8_192
 
-_PATHS = ("data", "out", "vocabulary")
+DEFAULT_SHAPE: Mapping[str, int] = {"num_layers": 8, "num_channels": 256, "num_heads": 4}
 
-_PER_CALL = ("out", "data", "num_threads", "checkpoint_s", "checkpoint_steps", "resume")
-"""Fields that may change when a run is continued. The data's own hash is compared instead."""
+_PER_CALL = (
+    "out",
+    "data",
+    "start_from",
+    "num_threads",
+    "checkpoint_s",
+    "checkpoint_steps",
+    "resume",
+)
+"""Fields that may change when a run is continued. Of the data and of the checkpoint that it started
+from, the hashes are compared instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,8 @@ class PretrainConfig:
     ``data`` is a .txt file, a directory of them, or a .tar, .tar.gz or .tar.xz that holds them.
     ``held_out`` names the documents that are scored and not trained on: a file name, its stem, or
     the stem up to the first underscore. The decoder is ``size``, a preset, or ``num_layers``,
-    ``num_channels`` and ``num_heads``; it has ``window_len`` positions.
+    ``num_channels`` and ``num_heads`` (8, 256 and 4); it has ``window_len`` positions.
+    ``start_from`` is a checkpoint to train on instead: its shape, vocabulary and weights.
 
     ``vocabulary`` is a directory with a tokenizer; without it, a BPE of ``vocab_size`` entries is
     trained on the data. A run takes ``num_steps`` steps of ``batch_tokens`` tokens, or
@@ -46,10 +56,11 @@ class PretrainConfig:
 
     data: Path
     out: Path
+    start_from: Path | None = None
     size: str | None = None
-    num_layers: int = 8
-    num_channels: int = 256
-    num_heads: int = 4
+    num_layers: int | None = None
+    num_channels: int | None = None
+    num_heads: int | None = None
     vocabulary: Path | None = None
     vocab_size: int | None = None
     held_out: tuple[str, ...] = ()
@@ -83,21 +94,28 @@ class PretrainConfig:
 
     def decoder(self, vocab_size: int, end_of_text_id: int) -> GPTConfig:
         """The network to train, for a vocabulary that is known by now."""
-        shape = PRESETS[self.size] if self.size is not None else self
+        shape = self._shape()
         return GPTConfig(
             vocab_size=vocab_size,
             num_positions=self.window_len,
-            num_channels=shape.num_channels,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-            num_inner=4 * shape.num_channels,
+            num_channels=shape["num_channels"],
+            num_layers=shape["num_layers"],
+            num_heads=shape["num_heads"],
+            num_inner=4 * shape["num_channels"],
             eos_token_ids=(end_of_text_id,),
         )
+
+    def _shape(self) -> dict[str, int]:
+        """The three numbers, of the preset where there is one, and of the defaults where not."""
+        if self.size is not None:
+            return {name: getattr(PRESETS[self.size], name) for name in DEFAULT_SHAPE}
+        given = {name: getattr(self, name) for name in DEFAULT_SHAPE}
+        return {name: DEFAULT_SHAPE[name] if n is None else n for name, n in given.items()}
 
     @property
     def wanted_vocab_size(self) -> int | None:
         """Entries that the vocabulary must have; None where a given one may have any number."""
-        if self.vocab_size is not None or self.vocabulary is not None:
+        if self.vocab_size is not None or self.vocabulary or self.start_from:
             return self.vocab_size
         return DEFAULT_VOCAB_SIZE
 
@@ -105,6 +123,8 @@ class PretrainConfig:
         """The fields that make this run this run, as plain values; the rest may change."""
         values = {name: value for name, value in asdict(self).items() if name not in _PER_CALL}
         values["vocab_size"] = self.wanted_vocab_size
+        if self.start_from is None and self.size is None:
+            values |= self._shape()
         values["vocabulary"] = None if self.vocabulary is None else str(self.vocabulary)
         values["held_out"] = sorted(self.held_out)
         return values
@@ -155,6 +175,10 @@ def _choice_problems(config: PretrainConfig) -> Iterator[str]:
             yield f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}"
     if config.size is not None and config.size not in PRESETS:
         yield f"size must be one of {', '.join(PRESETS)}, got {config.size!r}"
+    if config.start_from is not None:
+        own = ("size", *DEFAULT_SHAPE, "vocabulary", "vocab_size")
+        for name in (name for name in own if getattr(config, name) is not None):
+            yield f"{name} is that of the checkpoint in start_from, got {getattr(config, name)!r}"
     lengths = ("num_steps", "num_epochs", "max_minutes")
     given = [name for name in lengths if getattr(config, name) is not None]
     if len(given) != 1:
@@ -175,8 +199,8 @@ def _shape_problems(config: PretrainConfig) -> Iterator[str]:
                 f"short_window_len must divide window_len = {config.window_len}, "
                 f"got {config.short_window_len}"
             )
-    shape = (config.num_layers, config.num_channels, config.num_heads)
-    if config.size is None and all(isinstance(count, int) and count >= 1 for count in shape):
+    shape = (getattr(config, name) for name in DEFAULT_SHAPE)
+    if config.size is None and all(n is None or (isinstance(n, int) and n >= 1) for n in shape):
         try:
             config.decoder(vocab_size=1, end_of_text_id=0)
         except ConfigError as error:

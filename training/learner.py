@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,6 +49,12 @@ class Learner:
     def _loss(self, batch: Batch) -> Tensor:
         hidden = hidden_states(self.model, batch, self.dtype, self._config.dropout)
         return next_token_loss(hidden, self.model.lm_head.weight, batch.targets, self.dtype)
+
+    def load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin with the parameters of a checkpoint; a tied head is not listed."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the coming steps depend on."""

@@ -18,6 +18,7 @@ from training.held_out import HeldOut
 from training.learner import Learner
 from training.run_directory import RunDirectory, differences
 from training.schedule import Schedule
+from weights.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 
 _TIMED_STEPS = 3
 
@@ -32,6 +33,8 @@ class Preparation:
     batches: Batches
     held_out: HeldOut
     data_sha256: str
+    start: Checkpoint | None
+    """What the weights are before the first step, unless they are drawn."""
 
 
 def prepare(config: PretrainConfig) -> Preparation:
@@ -39,45 +42,81 @@ def prepare(config: PretrainConfig) -> Preparation:
 
     Raises TrainingError naming what is wrong with the data, the vocabulary or the directory.
     """
+    start = _open_start(config)
     corpus = read_corpus(config.data, config.held_out)
     directory = RunDirectory(config.out)
     identity = {**config.identity(), "data_sha256": corpus.sha256}
+    if start is not None:
+        identity["start_weights_hash"] = start.weights_hash
     recorded = directory.recorded()
     if recorded is None:
         with directory.begin() as partial:
-            num_steps = _start(config, corpus, partial)
+            num_steps = _start(config, corpus, start, partial)
             partial.write_json("run.json", {"identity": identity, "num_steps": num_steps})
     else:
         _check_same_run(config, recorded["identity"], identity)
         num_steps = recorded["num_steps"]
-    return _opened(config, corpus, directory, num_steps)
+    return _opened(config, corpus, start, directory, num_steps)
 
 
-def _start(config: PretrainConfig, corpus: Corpus, directory: RunDirectory) -> int:
+def _open_start(config: PretrainConfig) -> Checkpoint | None:
+    """The checkpoint to train on. Raises TrainingError where it is none, or too short."""
+    if config.start_from is None:
+        return None
+    try:
+        start = open_checkpoint(config.start_from)
+    except CheckpointError as error:
+        raise TrainingError(error.problems) from error
+    if config.window_len > start.config.num_positions:
+        limit = f"window_len must be at most {start.config.num_positions}, the positions of"
+        raise TrainingError([f"{limit} {config.start_from}, got {config.window_len}"])
+    return start
+
+
+def _decoder(
+    config: PretrainConfig, start: Checkpoint | None, tokenizer: Tokenizer
+) -> tuple[GPTConfig, int]:
+    """The network to train, and the id of END_OF_TEXT."""
+    end_of_text_id = tokenizer.special_tokens[END_OF_TEXT]
+    if start is None:
+        return config.decoder(tokenizer.vocab_size, end_of_text_id), end_of_text_id
+    if tokenizer.vocab_size > start.config.vocab_size:
+        found = f"{tokenizer.vocab_size} entries, its embedding has {start.config.vocab_size}"
+        raise TrainingError([f"the vocabulary of {start.path} has {found}"])
+    return start.config, end_of_text_id
+
+
+def _start(
+    config: PretrainConfig, corpus: Corpus, start: Checkpoint | None, directory: RunDirectory
+) -> int:
     """Make the vocabulary and the ids; the number of steps to take."""
     _make_vocabulary(config, corpus, directory.vocabulary)
     tokenizer = _open_vocabulary(directory.vocabulary, config)
-    end_of_text_id = tokenizer.special_tokens[END_OF_TEXT]
+    decoder, end_of_text_id = _decoder(config, start, tokenizer)
     write_tokens(corpus.training, tokenizer, end_of_text_id, directory.tokens)
     tokens = open_tokens(directory.tokens, tokenizer.vocab_size)
     batches = Batches(tokens, config.window_len, config.batch_tokens, config.seed)
-    decoder = config.decoder(tokenizer.vocab_size, end_of_text_id)
     return _num_steps(config, decoder, batches, len(tokens))
 
 
 def _opened(
-    config: PretrainConfig, corpus: Corpus, directory: RunDirectory, num_steps: int
+    config: PretrainConfig,
+    corpus: Corpus,
+    start: Checkpoint | None,
+    directory: RunDirectory,
+    num_steps: int,
 ) -> Preparation:
     tokenizer = _open_vocabulary(directory.vocabulary, config)
-    end_of_text_id = tokenizer.special_tokens[END_OF_TEXT]
+    decoder, end_of_text_id = _decoder(config, start, tokenizer)
     tokens = open_tokens(directory.tokens, tokenizer.vocab_size)
     return Preparation(
         directory=directory,
-        decoder=config.decoder(tokenizer.vocab_size, end_of_text_id),
+        decoder=decoder,
         schedule=_schedule(config, num_steps),
         batches=Batches(tokens, config.window_len, config.batch_tokens, config.seed),
         held_out=HeldOut(corpus.held_out, tokenizer, end_of_text_id),
         data_sha256=corpus.sha256,
+        start=start,
     )
 
 
@@ -93,12 +132,13 @@ def _check_same_run(
 
 def _make_vocabulary(config: PretrainConfig, corpus: Corpus, dest: Path) -> None:
     """Train it, or take the given one over."""
-    if config.vocabulary is not None:
-        _open_vocabulary(config.vocabulary, config)
+    given = config.vocabulary or config.start_from
+    if given is not None:
+        _open_vocabulary(given, config)
         dest.mkdir()
         for name in VOCABULARY_FILES:
-            if (config.vocabulary / name).is_file():
-                shutil.copyfile(config.vocabulary / name, dest / name)
+            if (given / name).is_file():
+                shutil.copyfile(given / name, dest / name)
         return
     vocab_size = config.vocab_size or DEFAULT_VOCAB_SIZE
     if vocab_size < MIN_VOCAB_SIZE:

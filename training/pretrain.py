@@ -94,6 +94,8 @@ class _Run:
         self.config = config
         self.prepared = prepared
         self.learner = Learner(config, prepared.decoder)
+        if prepared.start is not None:
+            self.learner.load_parameters(prepared.start.tensors)
         state = prepared.directory.load_state()
         self._elapsed_s = 0.0
         if state is not None:
@@ -163,7 +165,7 @@ class _Run:
             name: parameter.detach().cpu().to(torch.bfloat16)
             for name, parameter in self.learner.model.named_parameters()
         }
-        source = {
+        source: dict[str, Any] = {
             "origin": "gpt2-server pretrain",
             "format": "gpt2-server",
             "num_steps_done": self.learner.num_steps_done,
@@ -171,6 +173,8 @@ class _Run:
             "data_sha256": self.prepared.data_sha256,
             "run": self.config.identity(),
         }
+        if self.prepared.start is not None:
+            source["started_from"] = self.prepared.start.source
         vocabulary = self.prepared.directory.vocabulary
         save_checkpoint(dest, self.prepared.decoder, tensors, vocabulary, source)
 

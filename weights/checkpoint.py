@@ -26,6 +26,8 @@ import torch
 from model.config import ConfigError, GPTConfig
 from model.tokenizer import VOCABULARY_FILES
 from weights.formats import hf_gpt2
+from weights.formats.foreign import ForeignCheckpoint
+from weights.formats.known import read_foreign
 from weights.stored import (
     SAFETENSORS_DTYPES,
     CheckpointError,
@@ -37,7 +39,14 @@ from weights.stored import (
 )
 from weights.writing import Progress, nonfinite_problems, write_safetensors
 
-__all__ = ["FORMAT", "Checkpoint", "CheckpointError", "open_checkpoint", "save_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "CheckpointError",
+    "open_checkpoint",
+    "open_source",
+    "save_checkpoint",
+]
 
 FORMAT = "gpt2-server"
 FORMAT_VERSION = 1
@@ -77,7 +86,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if not (path / "config.json").exists():
             raise CheckpointError(["config.json is missing", *hf_gpt2.unread_problems(path)])
         values = read_object(path / "config.json")
-        return _open_own(path, values) if "format" in values else _open_foreign(path)
+        if "format" in values:
+            return _open_own(path, values)
+        return _from_foreign(path, hf_gpt2.read_hf_gpt2(path))
+
+
+def open_source(path: Path) -> Checkpoint:
+    """Open what ``convert`` takes: our own directory, or any layout that there is a reader for.
+
+    More is opened here than is served: a pickle's tensors too, and nothing else of it.
+    Raises CheckpointError listing every problem.
+    """
+    if not path.exists():
+        raise CheckpointError([f"{path} does not exist"])
+    with _prefixed(path):
+        config = path / "config.json"
+        if config.exists() and "format" in (values := read_object(config)):
+            return _open_own(path, values)
+        return _from_foreign(path, read_foreign(path))
 
 
 def save_checkpoint(
@@ -173,12 +199,12 @@ def _stored_problems(config: GPTConfig, stored: StoredTensors) -> list[str]:
     return tensor_problems(expected, shapes, {name: stored.dtype(name) for name in stored.owners})
 
 
-def _open_foreign(path: Path) -> Checkpoint:
-    foreign = hf_gpt2.read_hf_gpt2(path)
-    others = ("config.json", "generation_config.json", *VOCABULARY_FILES)
-    present = [name for name in others if (path / name).is_file()]
-    hashes = {name: file_sha256(path / name) for name in (*foreign.weight_files, *present)}
-    source = {"origin": str(path), "format": hf_gpt2.FORMAT, "sha256": hashes}
+def _from_foreign(path: Path, foreign: ForeignCheckpoint) -> Checkpoint:
+    others = ("config.json", "generation_config.json", "hparams.json", *VOCABULARY_FILES)
+    folder = foreign.directory
+    present = [name for name in others if (folder / name).is_file()]
+    hashes = {name: file_sha256(folder / name) for name in (*foreign.weight_files, *present)}
+    source = {"origin": str(path), "format": foreign.format, "sha256": hashes}
     weights_hash = _combined_hash([hashes[name] for name in foreign.weight_files])
     return Checkpoint(path, foreign.config, foreign.tensors, weights_hash, source)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from model.tokenizer import Tokenizer, TokenizerError, VocabularyMissing
-from weights.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from weights.checkpoint import Checkpoint, open_source, save_checkpoint
 from weights.stored import DTYPES, CheckpointError
 
 
@@ -27,7 +27,7 @@ def convert(
     problems = _request_problems(dest, dtype)
     checkpoint: Checkpoint | None = None
     try:
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_source(source)
     except CheckpointError as error:
         problems += error.problems
     problems += _vocabulary_problems(source, checkpoint)

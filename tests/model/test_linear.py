@@ -158,3 +158,18 @@ def test_every_shape_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "is_batch_invariant", probe)
     pack(GPT(GPTConfig(97, 32, 64, 2, 2, 256)), torch.float32)
     assert sorted(probed) == [64, 64, 64, 64, 256]
+
+
+def test_the_reference_multiplies_tiles_of_one_height_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library's own product happens to be invariant, bits would not tell."""
+    heights = []
+    plain = torch.nn.functional.linear
+
+    def spy(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        heights.append(len(x))
+        return plain(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    out = TiledLinear(*weights(48, 20), torch.float32)(torch.randn(37, 48))
+    assert heights == [serving.TILE_ROWS] * 3
+    assert out.shape == (37, 20)

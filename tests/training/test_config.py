@@ -79,3 +79,14 @@ def test_a_default_that_is_written_out_makes_no_other_run(tmp_path: Path) -> Non
     given = config(vocabulary=tmp_path)
     assert given.wanted_vocab_size is None  # whatever it has
     assert config(vocabulary=tmp_path, vocab_size=300).wanted_vocab_size == 300
+
+
+@pytest.mark.parametrize(
+    "given", [{"size": "gpt2"}, {"num_heads": 8}, {"vocabulary": Path("v")}, {"vocab_size": 300}]
+)
+def test_what_a_checkpoint_to_start_from_decides(given: dict[str, Any]) -> None:
+    (name, value), *_ = given.items()
+    with pytest.raises(TrainingError) as caught:
+        config(start_from=Path("c"), **given)
+    rule = f"{name} is that of the checkpoint in start_from, got {value!r}"
+    assert caught.value.problems == [rule]

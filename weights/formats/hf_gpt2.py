@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from model.config import Activation, ConfigError, GPTConfig
+from weights.formats.foreign import ForeignCheckpoint
 from weights.stored import (
     CheckpointError,
     StoredTensors,
@@ -62,16 +63,6 @@ _ALIASES: Mapping[str, str] = {
 _DEFAULT_EOS_ID = 50_256
 
 
-@dataclass(frozen=True)
-class ForeignCheckpoint:
-    """A checkpoint of another layout, in our names and shapes."""
-
-    config: GPTConfig
-    tensors: Mapping[str, torch.Tensor]
-    weight_files: tuple[str, ...]
-    """The files that the tensors came from."""
-
-
 def read_hf_gpt2(path: Path) -> ForeignCheckpoint:
     """Read the directory ``path``. Tensors are memory-mapped, the transposed ones copied.
 
@@ -97,7 +88,7 @@ def read_hf_gpt2(path: Path) -> ForeignCheckpoint:
     if problems:
         raise CheckpointError(problems)
     tensors = {ours: _load(ours, theirs, stored) for ours, theirs in names.items()}
-    return ForeignCheckpoint(config, tensors, files)
+    return ForeignCheckpoint(FORMAT, config, tensors, path, files)
 
 
 def _read_config(
