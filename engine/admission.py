@@ -36,7 +36,7 @@ class Rule:
 
 
 RULES = (
-    Rule("max_tokens", "max_tokens", "must be at least 1", lambda v: v >= 1),
+    Rule("max_tokens", "max_tokens", "must be at least 0", lambda v: v >= 0),
     Rule("min_tokens", "min_tokens", "must be at least 0", lambda v: v >= 0),
     Rule(
         "temperature",
@@ -74,6 +74,13 @@ RULES = (
         lambda v: v is None or 0 <= v <= MAX_LOGPROBS,
     ),
     Rule(
+        "num_prompt_logprobs",
+        "prompt_logprobs",
+        f"must be from 0 to {MAX_LOGPROBS}",
+        lambda v: v is None or 0 <= v <= MAX_LOGPROBS,
+    ),
+    Rule("scored_from", "scored_from", "must be at least 1", lambda v: v >= 1),
+    Rule(
         "logit_bias",
         "logit_bias",
         f"must have values from -{MAX_BIAS:g} to {MAX_BIAS:g}",
@@ -99,16 +106,16 @@ def check_request(
 ) -> Request:
     """The request as the engine may have it: every type and value right, ``max_tokens`` clipped.
 
-    The last token drawn needs no position, so prompt + max_tokens <= context + 1.
+    The last token needs no position, so prompt + max_tokens <= context + 1.
     Raises InvalidParams or PromptTooLong, with the name that the HTTP API has for the field.
     """
     ids = tuple(prompt_ids)
     if not ids:
         raise InvalidParams("prompt must have at least 1 token; it has none", "prompt")
-    if len(ids) > info.context_len:
-        limit = f"prompt must have at most {info.context_len} tokens"
-        raise PromptTooLong(f"{limit}; it has {len(ids)}", "prompt")
     typed = _with_right_types(params)
+    most = max_prompt_len(info, typed.max_tokens)
+    if len(ids) > most:
+        raise PromptTooLong(f"prompt must have at most {most} tokens; it has {len(ids)}", "prompt")
     for rule in RULES:
         value = getattr(typed, rule.field)
         if not rule.holds(value):
@@ -119,6 +126,11 @@ def check_request(
     max_tokens = min(typed.max_tokens, info.context_len + 1 - len(ids))
     clipped = msgspec.structs.replace(typed, max_tokens=max_tokens)
     return Request(request_id, ids, clipped, priority=priority)
+
+
+def max_prompt_len(info: ModelInfo, max_tokens: int) -> int:
+    """Tokens that a prompt may have: one more than the context where nothing is drawn after it."""
+    return info.context_len + (max_tokens == 0)
 
 
 def _with_right_types(params: SamplingParams) -> SamplingParams:

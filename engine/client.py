@@ -33,7 +33,7 @@ from engine.messages import (
     Submit,
 )
 from engine.process import DEFAULT_FACTORY
-from engine.request import Request, SamplingParams
+from engine.request import Request, SamplingParams, TokenOutput
 from engine.stream import RequestStream
 from engine.supervision import RestartBudget, Supervision
 
@@ -47,10 +47,19 @@ class OpenRequest:
     request: Request
     stream: RequestStream
     emitted_ids: list[int] = field(default_factory=list)
+    num_scored: int = 0
+
+    def take(self, output: TokenOutput) -> None:
+        """Note what an engine has brought, for the one that may come after it."""
+        self.emitted_ids.extend(output.token_ids)
+        self.num_scored += len(output.prompt_logprobs)
 
     def resumed(self) -> Request:
         """The request that goes on where this one is."""
-        return msgspec.structs.replace(self.request, emitted_ids=tuple(self.emitted_ids))
+        params = self.request.params
+        params = msgspec.structs.replace(params, scored_from=params.scored_from + self.num_scored)
+        emitted_ids = tuple(self.emitted_ids)
+        return msgspec.structs.replace(self.request, params=params, emitted_ids=emitted_ids)
 
 
 class EngineClient:
@@ -212,7 +221,7 @@ class EngineClient:
             entry = self._open.get(output.request_id)
             if entry is None:  # its reader left while the step ran
                 continue
-            entry.emitted_ids.extend(output.token_ids)
+            entry.take(output)
             if output.finish_reason is not None:
                 del self._open[output.request_id]
                 num_finished += 1

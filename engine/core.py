@@ -9,14 +9,14 @@ from typing import Protocol
 from engine.messages import EngineStats
 from engine.request import Request, TokenOutput
 from engine.scheduler import Scheduler
-from engine.step import Drawn, Step
+from engine.step import Step, StepResult
 
 
 class StepRunner(Protocol):
     """What computes a step; engine/runner.py, or something simpler in tests."""
 
-    def run(self, step: Step) -> list[Drawn]:
-        """One drawn token for each row with ``sampling``, in order."""
+    def run(self, step: Step) -> StepResult:
+        """Compute the step."""
         ...
 
 
@@ -45,8 +45,8 @@ class EngineCore:
         """Do one step and say what it brought."""
         started_s = time.perf_counter()
         step = self.scheduler.schedule()
-        drawn = self.runner.run(step)
-        outputs = self.scheduler.update(step, drawn, time.perf_counter() - started_s)
+        result = self.runner.run(step)
+        outputs = self.scheduler.update(step, result, time.perf_counter() - started_s)
         self._last = EngineStats(
             step_s=time.perf_counter() - started_s,
             phase=step.phase,

@@ -16,11 +16,12 @@ from engine.stream import join_outputs
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished request; ``logprobs`` is empty unless asked for."""
+    """A finished request; both kinds of log probabilities are empty unless asked for."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
     finish_reason: FinishReason
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class LocalEngine:
@@ -58,4 +59,6 @@ def _fold(outputs: Sequence[TokenOutput]) -> Generation:
     joined = join_outputs(outputs)
     if joined.finish_reason is None:
         raise RequestFailed("a request ended without a reason")
-    return Generation(joined.token_ids, joined.logprobs, joined.finish_reason)
+    return Generation(
+        joined.token_ids, joined.logprobs, joined.finish_reason, joined.prompt_logprobs
+    )

@@ -24,7 +24,9 @@ class SamplingParams(msgspec.Struct, frozen=True):
     ``stop_token_ids`` end the sequence, as the model's own end-of-text ids do unless
     ``ignore_eos``; neither may be drawn before ``min_tokens`` tokens are. The token that ends
     a sequence is part of the output. ``num_logprobs``: None for none, 0 for the drawn
-    token's alone, k for the k likeliest as well.
+    token's alone, k for the k likeliest as well. ``num_prompt_logprobs`` asks the same for the
+    prompt's tokens from index ``scored_from`` on, at least 1: nothing predicts the first.
+    ``max_tokens`` 0 draws nothing.
     """
 
     max_tokens: int = 16
@@ -42,6 +44,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    scored_from: int = 1
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -60,7 +64,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural log probabilities of the raw distribution at one new token.
+    """Natural log probabilities of the raw distribution at one token.
 
     ``top`` holds (token id, log probability), likeliest first.
     """
@@ -80,8 +84,9 @@ class RequestTimes(msgspec.Struct, frozen=True):
 class TokenOutput(msgspec.Struct, frozen=True):
     """What one step (or several, joined) brought one request.
 
-    ``finish_reason`` is set on the last output, and only there. ``num_cached_tokens`` is the
-    number of prompt tokens that were copied from a known prefix instead of computed.
+    ``prompt_logprobs`` go on where those of the output before ended. ``finish_reason`` is set on
+    the last output, and only there. ``num_cached_tokens`` is the number of prompt tokens that
+    were copied from a known prefix instead of computed.
     """
 
     request_id: int
@@ -90,3 +95,4 @@ class TokenOutput(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     num_cached_tokens: int = 0
     times: RequestTimes | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from engine.chunk_budget import ChunkBudget
-from engine.request import Request, TokenLogprob, TokenOutput
+from engine.request import FinishReason, Request, TokenLogprob, TokenOutput
 from engine.sequence import SequenceState
 from engine.slot_pool import MIN_PREFIX_LEN, PrefixMatch, SlotPool, common_prefix_len
-from engine.step import Drawn, PrefixCopy, Step, StepRow
+from engine.step import Drawn, PrefixCopy, Step, StepResult, StepRow
 
 
 class Scheduler:
@@ -88,7 +88,7 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if not (budget and self.pool.num_available):
                 break
-            prefix = self.pool.longest_prefix(sequence.token_ids[:-1])
+            prefix = self.pool.longest_prefix(sequence.copyable_ids)
             if self._is_worth_waiting(sequence, prefix):
                 continue
             copies += self._admit(sequence, prefix)
@@ -98,7 +98,7 @@ class Scheduler:
 
     def _is_worth_waiting(self, sequence: SequenceState, prefix: PrefixMatch | None) -> bool:
         """Whether a running prefill will soon offer a longer prefix than is there now."""
-        wanted = sequence.token_ids[:-1]
+        wanted = sequence.copyable_ids
         least = max(MIN_PREFIX_LEN, prefix.length + 1 if prefix else 0)
         return any(
             other.num_lacking > 1
@@ -123,57 +123,74 @@ class Scheduler:
 
     def _row(self, sequence: SequenceState, budget: int) -> StepRow:
         start = sequence.num_computed
-        end = min(start + budget, len(sequence.token_ids))
-        is_last = end == len(sequence.token_ids)
+        end = min(start + budget, sequence.num_needed)
+        is_drawn = end == len(sequence.token_ids) and sequence.request.params.max_tokens > 0
         return StepRow(
             request_id=sequence.request.request_id,
             slot=sequence.slot,
             start=start,
             token_ids=tuple(sequence.token_ids[start:end]),
             sampling=(
-                sequence.sampling_state(self._eos_token_ids, self._vocab_size) if is_last else None
+                sequence.sampling_state(self._eos_token_ids, self._vocab_size) if is_drawn else None
             ),
+            scoring=sequence.scoring_state(start, end),
         )
 
-    def update(self, step: Step, drawn: Sequence[Drawn], step_s: float) -> list[TokenOutput]:
-        """Take in a step's result: one ``drawn`` for each row with ``sampling``, in order.
+    def update(self, step: Step, result: StepResult, step_s: float) -> list[TokenOutput]:
+        """Take in a step's result.
 
         Rows aborted since the step was scheduled are dropped. Finished requests leave their slot.
         """
         self._observe(step, step_s)
         now_s = self._clock()
         outputs = []
-        tokens = iter(drawn)
+        tokens, scores = iter(result.drawn), iter(result.scored)
         for row in step.rows:
             token = next(tokens) if row.sampling is not None else None
+            scored = next(scores) if row.scoring is not None else ()
             sequence = self._by_id.get(row.request_id)
             if sequence is None:
                 continue
             sequence.num_computed += len(row.token_ids)
             self.pool.fill(sequence.slot, sequence.token_ids, sequence.num_computed)
-            if token is not None:
-                outputs.append(self._append(sequence, token, now_s))
+            if scored or not sequence.num_lacking:
+                outputs.append(self._output(sequence, token, scored, now_s))
         return outputs
 
     def _observe(self, step: Step, step_s: float) -> None:
         prompt_rows = [len(row.token_ids) for row in step.rows if len(row.token_ids) > 1]
         self._budget.observe(len(step.rows) - len(prompt_rows), sum(prompt_rows), step_s)
 
-    def _append(self, sequence: SequenceState, token: Drawn, now_s: float) -> TokenOutput:
-        sequence.token_ids.append(token.token_id)
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now_s
-        reason = sequence.finish_reason(self._eos_token_ids, self._context_len)
+    def _output(
+        self,
+        sequence: SequenceState,
+        token: Drawn | None,
+        scored: tuple[TokenLogprob, ...],
+        now_s: float,
+    ) -> TokenOutput:
+        reason = self._append(sequence, token, now_s)
         if reason is not None:
             self._remove(sequence)
         return TokenOutput(
             request_id=sequence.request.request_id,
-            token_ids=(token.token_id,),
-            logprobs=() if token.logprob is None else (TokenLogprob(token.logprob, token.top),),
+            token_ids=() if token is None else (token.token_id,),
+            logprobs=_logprobs(token),
+            prompt_logprobs=scored,
             finish_reason=reason,
             num_cached_tokens=sequence.num_cached,
             times=None if reason is None else sequence.times(now_s),
         )
+
+    def _append(
+        self, sequence: SequenceState, token: Drawn | None, now_s: float
+    ) -> FinishReason | None:
+        """Take in the drawn token, if there is one; whether that ended the sequence."""
+        if token is None:
+            return None if sequence.num_lacking else FinishReason.LENGTH
+        sequence.token_ids.append(token.token_id)
+        if sequence.first_token_s is None:
+            sequence.first_token_s = now_s
+        return sequence.finish_reason(self._eos_token_ids, self._context_len)
 
     def _remove(self, sequence: SequenceState) -> None:
         del self._by_id[sequence.request.request_id]
@@ -190,6 +207,12 @@ class Scheduler:
             raise AssertionError("a request is neither waiting nor running, or both")
         if len({s.slot for s in self._running}) != self.pool.num_held:
             raise AssertionError("running requests and held slots differ")
+
+
+def _logprobs(token: Drawn | None) -> tuple[TokenLogprob, ...]:
+    if token is None or token.logprob is None:
+        return ()
+    return (TokenLogprob(token.logprob, token.top),)
 
 
 def _order(sequence: SequenceState) -> tuple[int, int]:

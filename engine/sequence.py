@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from engine.request import FinishReason, Request, RequestTimes
-from engine.step import SamplingState
+from engine.step import SamplingState, ScoringState
 
 
 @dataclass(slots=True, eq=False)
@@ -35,9 +35,33 @@ class SequenceState:
         return self.request.priority, self.request.request_id
 
     @property
+    def num_needed(self) -> int:
+        """Tokens to compute before the next draw, or before the end where nothing is drawn."""
+        if self.request.params.max_tokens:
+            return len(self.token_ids)
+        return max(1, len(self.token_ids) - 1)  # nothing is predicted from the last
+
+    @property
     def num_lacking(self) -> int:
-        """Tokens known but not computed: 1 while decoding, more before."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens needed but not computed: 1 while decoding, more before."""
+        return self.num_needed - self.num_computed
+
+    @property
+    def copyable_ids(self) -> list[int]:
+        """The tokens that may be copied from a known prefix instead of computed.
+
+        All but the last needed; and before one that is asked about, its prediction is needed too.
+        """
+        end = self.num_needed - 1
+        if self._is_scored:
+            end = min(end, self.request.params.scored_from - 1)
+        return self.token_ids[:end]
+
+    @property
+    def _is_scored(self) -> bool:
+        params = self.request.params
+        is_wanted = params.num_prompt_logprobs is not None
+        return is_wanted and params.scored_from < len(self.request.prompt_ids)
 
     @property
     def output_len(self) -> int:
@@ -57,6 +81,15 @@ class SequenceState:
             output_ids=tuple(self.token_ids[num_prompt:]) if needs_output or needs_prompt else (),
             banned_ids=self._banned_ids(eos_token_ids, vocab_size),
         )
+
+    def scoring_state(self, start: int, end: int) -> ScoringState | None:
+        """What is asked about the tokens that follow those from ``start`` to ``end``."""
+        params, prompt_ids = self.request.params, self.request.prompt_ids
+        first = max(start + 1, params.scored_from)
+        target_ids = prompt_ids[first : end + 1]
+        if params.num_prompt_logprobs is None or not target_ids:
+            return None
+        return ScoringState(first - 1 - start, target_ids, params.num_prompt_logprobs)
 
     def _banned_ids(self, eos_token_ids: Collection[int], vocab_size: int) -> tuple[int, ...]:
         """Ending tokens, while there are fewer than ``min_tokens``; never the whole vocabulary."""

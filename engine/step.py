@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.request import SamplingParams
+from engine.request import SamplingParams, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,24 @@ class SamplingState:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringState:
+    """Prompt tokens whose log probability is wanted.
+
+    ``target_ids`` are the tokens that follow those of the row from ``offset`` on, one each.
+    """
+
+    offset: int
+    target_ids: tuple[int, ...]
+    num_logprobs: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRow:
     """One request's share of a step.
 
     ``token_ids`` go to positions ``start`` and following of ``slot``. ``sampling`` is set where
-    the row reaches the end of what is known, so that its next token is drawn.
+    the row reaches the end of what is known, so that its next token is drawn; ``scoring``
+    where the tokens that follow are known and asked about.
     """
 
     request_id: int
@@ -44,6 +57,7 @@ class StepRow:
     start: int
     token_ids: tuple[int, ...]
     sampling: SamplingState | None
+    scoring: ScoringState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +89,15 @@ class Drawn:
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step brought, in the order of its rows.
+
+    ``drawn`` has one entry for each row with ``sampling``, ``scored`` one for each with
+    ``scoring``: a log probability for each of its targets.
+    """
+
+    drawn: tuple[Drawn, ...] = ()
+    scored: tuple[tuple[TokenLogprob, ...], ...] = ()

@@ -19,6 +19,7 @@ def join_outputs(outputs: Sequence[TokenOutput]) -> TokenOutput:
         request_id=outputs[0].request_id,
         token_ids=tuple(token_id for output in outputs for token_id in output.token_ids),
         logprobs=tuple(logprob for output in outputs for logprob in output.logprobs),
+        prompt_logprobs=tuple(one for output in outputs for one in output.prompt_logprobs),
         finish_reason=outputs[-1].finish_reason,
         num_cached_tokens=max(output.num_cached_tokens for output in outputs),
         times=outputs[-1].times,

@@ -19,11 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.logprobs import BLOCK_LEN, block_sums, likeliest, logprobs, unnormalised
 from model.philox import uniform
-
-BLOCK_LEN = 256
-"""Vocabulary entries summed at once. A sum over a whole row would be split among threads in a
-way that depends on the number of rows."""
 
 MIN_TEMPERATURE = 1e-30
 """Float32 has no numbers much smaller to divide by; long before, draws are greedy."""
@@ -135,25 +132,14 @@ def _adjust_row(logits: Tensor, row: SamplingRow) -> None:
         logits[ids] -= row.presence_penalty + row.frequency_penalty * counts
 
 
-def _weights(logits: Tensor) -> Tensor:
-    """exp(logit - the row's largest), padded by zeros to whole blocks. (B, V) -> (B, V')."""
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-    return F.pad(weights, (0, -weights.shape[-1] % BLOCK_LEN))
-
-
-def _block_sums(weights: Tensor) -> Tensor:
-    """(B, V') -> (B, V' / BLOCK_LEN), float64."""
-    return weights.view(weights.shape[0], -1, BLOCK_LEN).sum(-1).double()
-
-
 def _draw_any(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """Draw from the whole vocabulary, the cumulative distribution running in the order of ids."""
-    weights = _weights(logits)
-    ends = _block_sums(weights).cumsum(-1)  # (B, blocks)
+    values = unnormalised(logits)
+    ends = block_sums(values).cumsum(-1)  # (B, blocks)
     targets = _uniforms(rows) * ends[:, -1:]  # (B, 1)
     block = _first_above(ends, targets)  # (B, 1)
     start = F.pad(ends, (1, 0)).gather(1, block)  # the sum before the block
-    blocks = weights.view(len(rows), -1, BLOCK_LEN)
+    blocks = values.view(len(rows), -1, BLOCK_LEN)
     inside = blocks[torch.arange(len(rows)), block[:, 0]].double()  # (B, BLOCK_LEN)
     place = _first_above(inside.cumsum(-1) + start, targets)
     return _never_zero(inside, place, block * BLOCK_LEN)
@@ -178,8 +164,8 @@ def _draw_filtered(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
     """Draw from a prefix of the tokens sorted by logit, which is what every filter leaves."""
     vocab_size = logits.shape[-1]
     wanted = max(row.top_k + 1 if row.top_k > 0 else NUM_CANDIDATES for row in rows)
-    totals = _block_sums(_weights(logits)).sum(-1)  # (B)
-    values, ids = _likeliest(logits, min(wanted, vocab_size))
+    totals = block_sums(unnormalised(logits)).sum(-1)  # (B)
+    values, ids = likeliest(logits, min(wanted, vocab_size))
     drawn = []
     for i, row in enumerate(rows):
         line_values, line_ids = values[i], ids[i]
@@ -193,13 +179,6 @@ def _draw_filtered(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:
         target = kept[-1:] * _uniform(row)
         drawn.append(int(line_ids[int(_first_above(kept, target))]))
     return drawn
-
-
-def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest logits of each row and their ids, equal ones by id. Both (B, K)."""
-    ids = logits.topk(count, sorted=False).indices.sort(-1).values
-    values, order = torch.sort(logits.gather(1, ids), descending=True, stable=True)
-    return values, ids.gather(1, order)
 
 
 def _cumulative(values: Tensor, row: SamplingRow, total: Tensor) -> Tensor:
@@ -235,14 +214,5 @@ def _with_logprobs(logits: Tensor, row: SamplingRow, token_id: int) -> Sampled:
     """Attach raw log probabilities. ``logits`` is the row's raw line, (V)."""
     if row.num_logprobs is None:
         return Sampled(token_id)
-    largest = logits.amax()
-    total = _block_sums(_weights(logits.unsqueeze(0))).sum(-1).log()[0]
-    norm = (largest.double() + total).item()
-    top: tuple[tuple[int, float], ...] = ()
-    if row.num_logprobs:
-        values, ids = torch.sort(logits, descending=True, stable=True)
-        some = zip(
-            ids[: row.num_logprobs].tolist(), values[: row.num_logprobs].tolist(), strict=True
-        )
-        top = tuple((top_id, value - norm) for top_id, value in some)
-    return Sampled(token_id, logits[token_id].item() - norm, top)
+    (found,) = logprobs(logits.unsqueeze(0), [token_id], row.num_logprobs)
+    return Sampled(token_id, found.logprob, found.top)

@@ -18,7 +18,6 @@ INFO = fake_info(Behaviour(context_len=64))
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("max_tokens", 0, "max_tokens"),
         ("max_tokens", -1, "max_tokens"),
         ("max_tokens", 1.5, "max_tokens"),
         ("max_tokens", 2**64, None),
@@ -40,6 +39,9 @@ INFO = fake_info(Behaviour(context_len=64))
         ("frequency_penalty", math.nan, "frequency_penalty"),
         ("num_logprobs", 21, "logprobs"),
         ("num_logprobs", -1, "logprobs"),
+        ("num_prompt_logprobs", 21, "prompt_logprobs"),
+        ("num_prompt_logprobs", -1, "prompt_logprobs"),
+        ("scored_from", 0, "scored_from"),
         ("stop_token_ids", (100,), "stop_token_ids"),
         ("stop_token_ids", ("x",), "stop_token_ids"),
         ("logit_bias", ((-1, 0.0),), "logit_bias"),

@@ -110,7 +110,7 @@ async def test_bad_requests_leave_the_others_alone() -> None:
         with pytest.raises(PromptTooLong):
             client.submit((1,) * 65, WHOLE)
         with pytest.raises(InvalidParams):
-            client.submit_all([((1,), WHOLE), ((2,), SamplingParams(max_tokens=0))])
+            client.submit_all([((1,), WHOLE), ((2,), SamplingParams(max_tokens=-1))])
         assert client.num_open_requests == 0
 
 

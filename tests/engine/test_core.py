@@ -8,7 +8,7 @@ from engine.core import EngineCore
 from engine.request import Request, SamplingParams
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
-from engine.step import Drawn, Step
+from engine.step import Step, StepResult
 from tests.support.fake_runner import FakeRunner
 
 STEP_S = 0.02
@@ -17,7 +17,7 @@ STEP_S = 0.02
 class SlowRunner(FakeRunner):
     """Takes a known time."""
 
-    def run(self, step: Step) -> list[Drawn]:
+    def run(self, step: Step) -> StepResult:
         end_s = time.perf_counter() + STEP_S
         while time.perf_counter() < end_s:
             pass

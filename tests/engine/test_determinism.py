@@ -18,7 +18,7 @@ from engine.loader import build_core
 from engine.messages import EngineConfig
 from engine.request import Request, SamplingParams, TokenLogprob
 from engine.runner import Runner
-from engine.step import Drawn, Step
+from engine.step import Step, StepResult
 from model.config import GPTConfig
 from model.decoder import parameter_shapes
 from model.kernels import native
@@ -48,15 +48,17 @@ class Poisoner:
         for slot in range(self._pool.num_slots):
             self._runner.cache.poison(slot)
 
-    def run(self, step: Step) -> list[Drawn]:
+    def run(self, step: Step) -> StepResult:
         sources = {copy.source for copy in step.copies}
         targets = {copy.target for copy in step.copies}
         for row in step.rows:
             if row.slot not in sources:  # copies come first, and one may be from this slot
                 self._runner.cache.poison(row.slot, 0 if row.slot in targets else row.start)
-        drawn = self._runner.run(step)
-        assert not any(math.isnan(one.logprob or 0) for one in drawn)
-        return drawn
+        result = self._runner.run(step)
+        logprobs = [one.logprob or 0.0 for one in result.drawn]
+        logprobs += [one.logprob for scored in result.scored for one in scored]
+        assert not any(map(math.isnan, logprobs))
+        return result
 
 
 def make_core(

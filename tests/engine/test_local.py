@@ -30,7 +30,7 @@ def test_bad_requests_are_named_before_anything_runs() -> None:
     with pytest.raises(PromptTooLong):
         engine.generate([((1,), SamplingParams()), ((1,) * 65, SamplingParams())])
     with pytest.raises(InvalidParams):
-        engine.generate([((1,), SamplingParams(max_tokens=0))])
+        engine.generate([((1,), SamplingParams(max_tokens=-1))])
     assert not engine.core.has_work
 
 

@@ -9,7 +9,7 @@ import torch
 from engine import runner as runner_module
 from engine.request import SamplingParams
 from engine.runner import Runner
-from engine.step import PrefixCopy, SamplingState, Step, StepRow
+from engine.step import PrefixCopy, SamplingState, Step, StepResult, StepRow
 from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT
@@ -17,6 +17,7 @@ from model.kernels.native import AttentionFactory
 from model.sampler import Sampled, SamplingRow
 from model.slot_cache import SlotCache
 
+SCORING = ("num_prompt_logprobs", "scored_from")
 CONFIG = GPTConfig(64, 32, 32, 2, 2, 64)
 PARAMS = SamplingParams(
     temperature=0.7,
@@ -54,10 +55,10 @@ def test_every_parameter_reaches_the_sampler(
 
     monkeypatch.setattr(runner_module, "sample", sample)
     state = SamplingState(PARAMS, 6, prompt_ids=(1, 2), output_ids=(3,), banned_ids=(9,))
-    (drawn,) = runner.run(Step((), (StepRow(0, 0, 0, (1, 2), state),)))
+    (drawn,) = runner.run(Step((), (StepRow(0, 0, 0, (1, 2), state),))).drawn
     assert (drawn.token_id, drawn.logprob, drawn.top) == (7, -1.5, ((7, -1.5), (8, -2.0)))
     expected = msgspec.structs.asdict(PARAMS)
-    for ending in ("max_tokens", "stop_token_ids", "ignore_eos", "min_tokens"):
+    for ending in ("max_tokens", "stop_token_ids", "ignore_eos", "min_tokens", *SCORING):
         del expected[ending]
     expected |= {"token_index": 6, "prompt_ids": (1, 2), "output_ids": (3,), "banned_ids": (9,)}
     assert seen == [SamplingRow(**expected)]
@@ -67,9 +68,9 @@ def test_rows_are_at_their_positions_and_draw_after_their_last_token(runner: Run
     """Two prefills, one of them in two chunks beside it, against the whole windows' logits."""
     draw = SamplingState(SamplingParams(temperature=0.0, num_logprobs=0), 0)
     first, second = (5, 6, 7, 8, 9), (20, 21, 22)
-    assert runner.run(Step((), (StepRow(0, 1, 0, first[:2], None),))) == []
+    assert runner.run(Step((), (StepRow(0, 1, 0, first[:2], None),))) == StepResult()
     rows = (StepRow(1, 0, 0, second, draw), StepRow(0, 1, 2, first[2:], draw))
-    for drawn, ids in zip(runner.run(Step((), rows)), (second, first), strict=True):
+    for drawn, ids in zip(runner.run(Step((), rows)).drawn, (second, first), strict=True):
         with torch.inference_mode():
             hidden = runner.gpt(
                 torch.tensor(ids), torch.arange(len(ids)), CausalAttention(CONFIG, len(ids))
@@ -82,9 +83,9 @@ def test_rows_are_at_their_positions_and_draw_after_their_last_token(runner: Run
 def test_copies_are_made_in_order_before_the_rows(runner: Runner) -> None:
     draw = SamplingState(SamplingParams(temperature=0.0, num_logprobs=0), 0)
     prompt = tuple(range(20))
-    whole = runner.run(Step((), (StepRow(0, 0, 0, prompt, draw),)))
+    whole = runner.run(Step((), (StepRow(0, 0, 0, prompt, draw),))).drawn
     copies = (PrefixCopy(0, 1, 18), PrefixCopy(1, 2, 15))
     rows = (StepRow(1, 0, 0, (60, 61), None), StepRow(2, 2, 15, prompt[15:], draw))
-    (drawn,) = runner.run(Step(copies, rows))
+    (drawn,) = runner.run(Step(copies, rows)).drawn
     assert drawn.token_id == whole[0].token_id
     assert drawn.logprob == pytest.approx(whole[0].logprob, abs=1e-5)

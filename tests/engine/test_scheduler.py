@@ -12,7 +12,6 @@ from engine.core import EngineCore
 from engine.request import FinishReason, Request, SamplingParams, TokenOutput
 from engine.scheduler import Scheduler
 from engine.slot_pool import MIN_PREFIX_LEN, SlotPool
-from engine.step import Drawn
 from tests.support.fake_runner import FakeRunner, expected_tokens
 
 CONTEXT_LEN = 64
@@ -223,12 +222,12 @@ def test_a_request_aborted_after_its_step_was_scheduled_is_dropped() -> None:
     core.submit([request(0, [1]), request(1, [2])])
     scheduler = core.scheduler
     step = scheduler.schedule()
-    drawn: list[Drawn] = runner.run(step)
+    result = runner.run(step)
     scheduler.abort([0])
-    outputs = scheduler.update(step, drawn, 0.001)
+    outputs = scheduler.update(step, result, 0.001)
     assert [output.request_id for output in outputs] == [1]
     assert outputs[0].token_ids == (expected_tokens([2], 1, context_len=CONTEXT_LEN)[0],)
-    assert drawn[0].token_id != drawn[1].token_id
+    assert result.drawn[0].token_id != result.drawn[1].token_id
     scheduler.check_integrity()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from engine.step import Drawn, Step
+from engine.request import TokenLogprob
+from engine.step import Drawn, Step, StepResult
 
 
 def next_token(token_ids: Sequence[int], seed: int, choice_index: int, vocab_size: int) -> int:
@@ -23,14 +24,14 @@ class FakeRunner:
         self.vocab_size = vocab_size
         self.steps: list[Step] = []
 
-    def run(self, step: Step) -> list[Drawn]:
-        """Draw for each row with ``sampling``; AssertionError if a row reads what is not there."""
+    def run(self, step: Step) -> StepResult:
+        """Draw and score; AssertionError if a row reads what is not there."""
         self.steps.append(step)
         for copy in step.copies:
             assert copy.length <= len(self.slots[copy.source])
             self.slots[copy.target] = self.slots[copy.source][: copy.length]
         assert len({row.slot for row in step.rows}) == len(step.rows)
-        drawn = []
+        drawn, scored = [], []
         for row in step.rows:
             assert row.token_ids
             assert row.start <= len(self.slots[row.slot])
@@ -48,7 +49,20 @@ class FakeRunner:
                         )
                     )
                 )
-        return drawn
+            if row.scoring is not None:
+                known = len(self.slots[row.slot]) - len(row.token_ids) + row.scoring.offset + 1
+                scored.append(
+                    tuple(
+                        TokenLogprob(expected_logprob(self.slots[row.slot][: known + i], token_id))
+                        for i, token_id in enumerate(row.scoring.target_ids)
+                    )
+                )
+        return StepResult(tuple(drawn), tuple(scored))
+
+
+def expected_logprob(before_ids: Sequence[int], token_id: int) -> float:
+    """Of ``token_id`` after ``before_ids``: a pure function, as a model is."""
+    return -float(next_token([*before_ids, token_id], 0, 0, 1_000))
 
 
 def expected_tokens(
