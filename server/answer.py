@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.choice import Delta
+from server.choice import Choice
+from server.delta import Delta
 from server.errors import from_engine
 from server.generation import Generation
 from server.plan import Plan
+from server.prompts import Prompt
 from server.sse import (
     DONE,
     PING,
-    CachedBody,
     CompletionBody,
     EventWriter,
+    PromptDetailsBody,
+    Shown,
     UsageBody,
     choice_body,
 )
 from server.state import ServerState
+from server.watched import WatchedAnswer
 
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -38,13 +41,18 @@ class Answered:
     """What both forms of an answer are made from."""
 
     plan: Plan
-    generation: Generation
+    generation: Generation[Choice]
     frame: CompletionBody
 
     @property
-    def has_logprobs(self) -> bool:
-        """Whether log probabilities were asked for."""
-        return self.plan.request.logprobs is not None
+    def shown(self) -> Shown:
+        """What was asked for."""
+        request = self.plan.request
+        return Shown(
+            token_ids=self.plan.has_token_ids,
+            logprobs=request.logprobs is not None,
+            prompt_logprobs=request.prompt_logprobs is not None,
+        )
 
     @property
     def num_cached_tokens(self) -> int:
@@ -54,10 +62,21 @@ class Answered:
 
     def usage(self) -> UsageBody:
         """Counts so far; exact once every choice has ended."""
-        num_prompt = sum(map(len, self.plan.prompts))
+        num_prompt = sum(len(prompt.ids) for prompt in self.plan.prompts)
         num_new = sum(choice.num_tokens for choice in self.generation.choices)
-        cached = CachedBody(self.num_cached_tokens)
-        return UsageBody(num_prompt, num_new, num_prompt + num_new, cached)
+        details = prompt_details(
+            self.plan.prompts, self.num_cached_tokens, self.plan.request.truncate_prompt_tokens
+        )
+        return UsageBody(num_prompt, num_new, num_prompt + num_new, details)
+
+
+def prompt_details(
+    prompts: Iterable[Prompt], num_cached: int, truncate_prompt_tokens: int | None
+) -> PromptDetailsBody:
+    """How the prompts were treated."""
+    if truncate_prompt_tokens is None:
+        return PromptDetailsBody(num_cached)
+    return PromptDetailsBody(num_cached, sum(prompt.num_truncated for prompt in prompts))
 
 
 def new_frame(state: ServerState, fingerprint: str) -> CompletionBody:
@@ -71,45 +90,33 @@ def new_frame(state: ServerState, fingerprint: str) -> CompletionBody:
     )
 
 
-class Answer(Response):
-    """Sends an answer while it is generated, and watches for the client to leave.
-
-    Whatever ends it, a lost client and a stopped server included, the engine's requests are
-    aborted by a plain call: an await could be cancelled a second time.
-    """
+class Answer(WatchedAnswer):
+    """Sends a completion while it is generated."""
 
     def __init__(self, state: ServerState, answered: Answered, arrived_s: float) -> None:
-        super().__init__()
+        super().__init__(state.metrics, answered.generation)
         self._state = state
         self._answered = answered
         self._arrived_s = arrived_s
-        self._has_left = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        watch = asyncio.create_task(self._watch(receive))
-        is_stream = self._answered.plan.request.stream
-        try:
-            await (self._send_events if is_stream else self._send_whole)(scope, receive, send)
-        finally:
-            watch.cancel()
-            self._answered.generation.close()
-            self._state.metrics.on_completion(
-                time.perf_counter() - self._arrived_s, self._answered.num_cached_tokens
-            )
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whole, or as events."""
+        if self._answered.plan.request.stream:
+            await self._send_events(send)
+        else:
+            await self.send_body(await self._whole(), scope, receive, send)
 
-    async def _watch(self, receive: Receive) -> None:
-        """Neither kind of handler is told of a client that left unless it listens."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._has_left = True
-        self._state.metrics.on_disconnect()
-        self._answered.generation.close()
+    def on_end(self) -> None:
+        """Every choice has ended, or nobody reads on."""
+        self._state.metrics.on_completion(
+            time.perf_counter() - self._arrived_s, self._answered.num_cached_tokens
+        )
 
-    async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _whole(self) -> bytes:
         """The folded stream. Raises ApiError if any choice failed."""
+        answered = self._answered
         folded: dict[int, Delta] = {}
-        while (deltas := await self._answered.generation.next_deltas()) is not None:
+        while (deltas := await answered.generation.next_deltas()) is not None:
             for delta in deltas:
                 if delta.error is not None:
                     raise from_engine(delta.error)
@@ -117,38 +124,17 @@ class Answer(Response):
                     folded[delta.index].join(delta)
                 else:
                     folded[delta.index] = delta
-        if self._has_left:
-            response = Response(status_code=499)  # for the metrics; nobody reads it
-        else:
-            body = self._whole([folded[index] for index in sorted(folded)])
-            response = Response(body, media_type="application/json")
-        await response(scope, receive, send)
-
-    def _whole(self, deltas: list[Delta]) -> bytes:
-        answered = self._answered
-        choices = [
-            choice_body(
-                delta,
-                has_token_ids=answered.plan.has_token_ids,
-                has_logprobs=answered.has_logprobs,
-            )
-            for delta in deltas
-        ]
+        choices = [choice_body(folded[index], answered.shown) for index in sorted(folded)]
         return msgspec.json.encode(
             msgspec.structs.replace(answered.frame, choices=choices, usage=answered.usage())
         )
 
-    async def _send_events(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def _send_events(self, send: Send) -> None:
         """Each wake-up sends one body message with all events that are waiting."""
         answered = self._answered
         options = answered.plan.request.stream_options
         has_usage = options is not None and options.include_usage
-        writer = EventWriter(
-            answered.frame,
-            has_token_ids=answered.plan.has_token_ids,
-            has_logprobs=answered.has_logprobs,
-            has_usage=has_usage,
-        )
+        writer = EventWriter(answered.frame, answered.shown, has_usage=has_usage)
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
         ping_s = self._state.settings.ping_s
         while (deltas := await answered.generation.next_deltas(ping_s)) is not None:

@@ -21,6 +21,7 @@ from server.metrics import Metrics
 from server.models import model_routes
 from server.ops import ops_routes
 from server.request_id import RequestScope
+from server.score import score_routes
 from server.seams import Engine
 from server.settings import Settings
 from server.state import LoadTokenizer, ServerState
@@ -86,6 +87,6 @@ def create_app(
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(Linger)
     app.add_middleware(RequestScope, metrics=metrics)
-    for routes in (completion_routes, token_routes, model_routes, ops_routes):
+    for routes in (completion_routes, score_routes, token_routes, model_routes, ops_routes):
         app.include_router(routes(state))
     return app

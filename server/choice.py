@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from engine.errors import EngineError
 from engine.request import FinishReason, TokenLogprob, TokenOutput
+from server.delta import Delta, detail_of
+from server.echo import PromptEcho
 from server.metrics import Metrics
 from server.plan import ChoicePlan, Plan
 from server.text import TextStream
 from server.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True, slots=True)
-class TokenDetail:
-    """A token as ``logprobs`` shows it. ``text_offset`` counts characters of this choice."""
-
-    label: str
-    text_offset: int
-    logprob: float
-    top: dict[str, float]
-
-
-@dataclass(slots=True)
-class Delta:
-    """What a choice grew by. Joined deltas are the choice; see ``join``.
-
-    Either ``finish_reason`` or ``error`` is set on the last one.
-    """
-
-    index: int
-    seed: int
-    prompt_ids: tuple[int, ...] | None = None
-    """Only on the first one."""
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    details: list[TokenDetail] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    error: EngineError | None = None
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing comes after it."""
-        return self.finish_reason is not None or self.error is not None
-
-    def join(self, later: Delta) -> None:
-        """Append ``later``, which comes next for the same choice."""
-        self.text += later.text
-        self.token_ids += later.token_ids
-        self.details += later.details
-        self.finish_reason = later.finish_reason
-        self.error = later.error
 
 
 class Choice:
@@ -67,7 +27,9 @@ class Choice:
         self.num_cached_tokens = 0
         self._vocabulary = vocabulary
         self._metrics = metrics
-        self._is_shown = bool(plan.has_token_ids or choice.params.num_logprobs is not None)
+        self._has_ids = plan.has_token_ids
+        self._echo = PromptEcho(choice.prompt_ids, plan.request, vocabulary)
+        self._num_top = choice.params.num_logprobs or 0
         self._include_stop = plan.request.include_stop_str_in_output
         self._text = TextStream(
             plan.stops,
@@ -81,8 +43,8 @@ class Choice:
     def take(self) -> Delta | None:
         """The growth since the last call, if there is any to show."""
         delta = self._pending
-        is_visible = delta.text or delta.is_last or (self._is_shown and delta.token_ids)
-        if not is_visible:
+        has_more = delta.text or delta.details or delta.prompt_tokens
+        if not (has_more or delta.is_last or (self._has_ids and delta.token_ids)):
             return None
         self._pending = Delta(self.index, self._seed)
         return delta
@@ -91,6 +53,8 @@ class Choice:
         """Take one output. Tokens after the one that completes a stop string are dropped."""
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         self._time(output)
+        self._echo.feed(output.prompt_logprobs, self._text, self._pending)
+        self._metrics.on_scored(len(output.prompt_logprobs))
         num_before = self.num_tokens
         for position, token_id in enumerate(output.token_ids):
             is_ending = (
@@ -127,13 +91,8 @@ class Choice:
         data = self._vocabulary.token_bytes(token_id) if has_text else b""
         self._pending.text += self._text.push(data)
         if logprob is not None:
-            self._pending.details.append(self._detail(token_id, logprob, offset))
-
-    def _detail(self, token_id: int, logprob: TokenLogprob, offset: int) -> TokenDetail:
-        label = self._vocabulary.label
-        top = {label(top_id): value for top_id, value in logprob.top}
-        top.setdefault(label(token_id), logprob.logprob)
-        return TokenDetail(label(token_id), offset, logprob.logprob, top)
+            detail = detail_of(token_id, logprob, self._num_top, offset, self._vocabulary)
+            self._pending.details.append(detail)
 
     def _end(self, reason: FinishReason) -> None:
         self._pending.text += self._text.end()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import EngineError
 from server.answer import Answer, Answered, new_frame
 from server.body import read_object
 from server.choice import Choice
-from server.errors import VERDICTS
 from server.generation import Generation
 from server.openapi import body_of
 from server.plan import Plan, make_plan
@@ -47,14 +46,7 @@ def completion_routes(state: ServerState) -> APIRouter:
     return router
 
 
-def _admit(state: ServerState, plan: Plan) -> list[OutputStream]:
+def _admit(state: ServerState, plan: Plan) -> Sequence[OutputStream]:
     """All choices or none. Raises EngineError."""
-    try:
-        streams = state.engine.submit_all(
-            [(choice.prompt_ids, choice.params) for choice in plan.choices]
-        )
-    except EngineError as error:
-        state.metrics.on_rejection(VERDICTS[type(error)].code)
-        raise
-    state.metrics.on_admitted([len(prompt) for prompt in plan.prompts])
-    return list(streams)
+    items = [(choice.prompt_ids, choice.params) for choice in plan.choices]
+    return state.admit(items, [len(prompt.ids) for prompt in plan.prompts])

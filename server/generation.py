@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
 from engine.errors import EngineError
 from engine.request import TokenOutput
-from server.choice import Choice, Delta
+from server.delta import Delta
 from server.seams import OutputStream
 
 
-class Generation:
+class Reader(Protocol):
+    """What the outputs of one request are made into; ``server.choice.Choice`` is one."""
+
+    is_ended: bool
+
+    def take(self) -> Delta | None:
+        """The growth since the last call, if there is any to show."""
+
+    def feed(self, output: TokenOutput) -> None:
+        """Take one output."""
+
+    def fail(self, error: EngineError) -> None:
+        """The request is lost."""
+
+    def give_up(self) -> None:
+        """Nobody reads on."""
+
+
+AnyReader_co = TypeVar("AnyReader_co", bound=Reader, covariant=True)
+
+
+class Generation(Generic[AnyReader_co]):
     """Reads each stream in a task of its own and hands on what there is, joined.
 
     The plain answer and the event stream are both readers of this. ``max_unread`` (tokens and
@@ -20,7 +42,10 @@ class Generation:
     """
 
     def __init__(
-        self, choices: Sequence[Choice], streams: Sequence[OutputStream], max_unread: int | None
+        self,
+        choices: Sequence[AnyReader_co],
+        streams: Sequence[OutputStream],
+        max_unread: int | None,
     ) -> None:
         self.choices = choices
         self._streams = streams
@@ -72,7 +97,7 @@ class Generation:
             if pump.done() and not pump.cancelled():
                 pump.result()
 
-    async def _pump(self, choice: Choice, stream: OutputStream) -> None:
+    async def _pump(self, choice: Reader, stream: OutputStream) -> None:
         try:
             async for output in stream:
                 choice.feed(output)
@@ -88,6 +113,7 @@ class Generation:
 
     def _bound_unread(self, output: TokenOutput) -> None:
         self._num_unread += len(output.token_ids)
-        self._num_unread += sum(1 + len(logprob.top) for logprob in output.logprobs)
+        logprobs = (*output.logprobs, *output.prompt_logprobs)
+        self._num_unread += sum(1 + len(logprob.top) for logprob in logprobs)
         if self._max_unread is not None and self._num_unread > self._max_unread:
             self.close()

@@ -99,6 +99,9 @@ class Metrics:
         self._cached_tokens = self._plain(
             Counter, "prefix_cached_tokens_total", "Prompt tokens copied from a known prefix."
         )
+        self._scored_tokens = self._plain(
+            Counter, "scored_tokens_total", "Prompt tokens whose log probability was given."
+        )
         self._prompt_sizes = self._plain(
             Histogram, "request_prompt_tokens", "Tokens of a prompt.", buckets=TOKEN_BUCKETS
         )
@@ -167,6 +170,10 @@ class Metrics:
         """Tokens of a choice; those past its stop string are counted by themselves."""
         self._generation_tokens.inc(num_kept)
         self._overrun_tokens.inc(num_overrun)
+
+    def on_scored(self, num_tokens: int) -> None:
+        """Log probabilities of tokens of a prompt were given."""
+        self._scored_tokens.inc(num_tokens)
 
     def on_times(self, times: RequestTimes) -> None:
         """A sequence ended in the engine."""

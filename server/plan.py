@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from engine.errors import PromptTooLong
+from engine.admission import max_prompt_len
 from engine.messages import ModelInfo
 from engine.request import SamplingParams
 from server.errors import ApiError, short
+from server.prompts import Prompt, PromptReader, check_id, num_kept_of
 from server.schemas import MAX_SEED, CompletionRequest
 from server.text import StopPattern, compile_stops
 from server.vocabulary import Vocabulary, no_vocabulary
@@ -29,7 +30,7 @@ class Plan:
     """All choices of one request, prompt by prompt, and how they are to be written."""
 
     request: CompletionRequest
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[Prompt, ...]
     choices: tuple[ChoicePlan, ...]
     stops: tuple[StopPattern, ...]
     has_token_ids: bool
@@ -42,18 +43,20 @@ async def make_plan(
     _check_pairs(request)
     _check_num_choices(request, max_choices)
     _check_vocabulary(request, info, vocabulary)
+    reader = _reader(request, info, vocabulary)
     prompts = [
-        await _prompt_ids(request, index, info, vocabulary) for index in range(len(request.prompt))
+        await reader.read(request.prompt[index], f"prompt {index}", "prompt")
+        for index in range(len(request.prompt))
     ]
     seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
     choices = tuple(
         ChoicePlan(
             index=prompt_index * request.n + choice_index,
             prompt_index=prompt_index,
-            prompt_ids=prompt_ids,
-            params=_params(request, info, seed, choice_index, len(prompt_ids)),
+            prompt_ids=prompt.ids,
+            params=_params(request, info, seed, choice_index, len(prompt.ids)),
         )
-        for prompt_index, prompt_ids in enumerate(prompts)
+        for prompt_index, prompt in enumerate(prompts)
         for choice_index in range(request.n)
     )
     return Plan(
@@ -69,8 +72,16 @@ def _invalid(param: str, message: str) -> ApiError:
     return ApiError(400, f"{param} {message}", param=param, code="invalid_value")
 
 
+def _reader(request: CompletionRequest, info: ModelInfo, vocabulary: Vocabulary) -> PromptReader:
+    max_len = max_prompt_len(info, request.max_tokens)
+    num_kept = num_kept_of(request.truncate_prompt_tokens, max_len)
+    return PromptReader(info, vocabulary, max_len, num_kept)
+
+
 def _check_pairs(request: CompletionRequest) -> None:
     """Fields that only make sense together."""
+    if request.max_tokens == 0 and not request.echo:
+        raise _invalid("max_tokens", "must be at least 1, or 0 with echo, got 0")
     if request.best_of is not None and request.best_of != request.n:
         rule = f"must equal n, which is {short(request.n)}, or be left out"
         raise _invalid("best_of", f"{rule}, got {short(request.best_of)}")
@@ -94,59 +105,9 @@ def _check_vocabulary(request: CompletionRequest, info: ModelInfo, vocabulary: V
     if request.stop and not vocabulary.has_text:
         raise no_vocabulary("stop")
     for index, token_id in enumerate(request.stop_token_ids):
-        _check_id(f"stop_token_ids[{index}]", token_id, "stop_token_ids", info)
+        check_id(f"stop_token_ids[{index}]", token_id, "stop_token_ids", info)
     for token_id, _ in request.logit_bias:
-        _check_id("the name", token_id, "logit_bias", info)
-
-
-def _check_id(where: str, token_id: int, param: str, info: ModelInfo) -> None:
-    if token_id >= info.vocab_size:
-        raise ApiError(
-            400,
-            f"{param}: {where} must be a token id from 0 to {info.vocab_size - 1}, got {token_id}",
-            param=param,
-            code="invalid_token_id",
-        )
-
-
-async def _prompt_ids(
-    request: CompletionRequest, index: int, info: ModelInfo, vocabulary: Vocabulary
-) -> tuple[int, ...]:
-    """The ids of one prompt; an empty one is the end-of-text token."""
-    prompt = request.prompt[index]
-    if isinstance(prompt, str):
-        _check_text_len(prompt, index, info, vocabulary)
-        prompt = tuple(await vocabulary.encode(prompt, "prompt"))
-    if prompt and max(prompt) >= info.vocab_size:
-        place = next(i for i, token_id in enumerate(prompt) if token_id >= info.vocab_size)
-        _check_id(f"prompt {index}, index {place},", prompt[place], "prompt", info)
-    if not prompt:
-        prompt = _end_of_text(info)
-    if len(prompt) > info.context_len:
-        raise PromptTooLong(
-            f"prompt {index} must have at most {info.context_len} tokens, the context of this "
-            f"model, got {len(prompt)}",
-            "prompt",
-        )
-    return prompt
-
-
-def _check_text_len(text: str, index: int, info: ModelInfo, vocabulary: Vocabulary) -> None:
-    """Refuse what cannot fit before any time is spent on encoding it."""
-    limit_bytes = info.context_len * vocabulary.max_token_bytes
-    num_bytes = len(text.encode())
-    if vocabulary.has_text and num_bytes > limit_bytes:
-        raise PromptTooLong(
-            f"prompt {index} must have at most {info.context_len} tokens, the context of this "
-            f"model, so at most {limit_bytes} bytes, got {num_bytes} bytes",
-            "prompt",
-        )
-
-
-def _end_of_text(info: ModelInfo) -> tuple[int, ...]:
-    if not info.eos_token_ids:
-        raise _invalid("prompt", "must not be empty: this model has no end-of-text token")
-    return info.eos_token_ids[:1]
+        check_id("the name", token_id, "logit_bias", info)
 
 
 def _params(
@@ -170,4 +131,12 @@ def _params(
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         num_logprobs=request.logprobs,
+        num_prompt_logprobs=_num_prompt_logprobs(request),
     )
+
+
+def _num_prompt_logprobs(request: CompletionRequest) -> int | None:
+    """The most that an echo with ``logprobs``, or ``prompt_logprobs``, needs of each token."""
+    echoed = request.logprobs if request.echo else None
+    wanted = [count for count in (echoed, request.prompt_logprobs) if count is not None]
+    return max(wanted, default=None)

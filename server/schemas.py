@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from server.errors import short
 from server.validation import RequestSchema
@@ -21,12 +21,9 @@ Prompts = tuple[str, ...] | tuple[tuple[int, ...], ...]
 """One entry a prompt: all of them texts, or all of them token ids."""
 
 NOT_BUILT: Mapping[str, tuple[object, ...]] = {
-    "echo": (None, False),
     "suffix": (None,),
-    "prompt_logprobs": (None,),
     "typical_p": (None, 1, 1.0),
     "allowed_token_ids": (None,),
-    "truncate_prompt_tokens": (None,),
     "priority": (None, 0),
     "timeout": (None,),
     "context_overflow": (None, "reject"),
@@ -41,6 +38,12 @@ def _check_temperature(value: float) -> float:
     """Logits are divided by it in float32, where less would be 0 or make them infinite."""
     if 0 < value < MIN_TEMPERATURE:
         raise ValueError(f"must be 0, or from {MIN_TEMPERATURE} to {MAX_TEMPERATURE}")
+    return value
+
+
+def _check_truncation(value: int | None) -> int | None:
+    if value == 0:
+        raise ValueError("must be at least 1, or -1 for what the context has room for")
     return value
 
 
@@ -80,6 +83,14 @@ def _parse_prompt(value: object) -> Prompts:
     if all(isinstance(item, list) for item in value):
         return tuple(_check_ids(item, f"prompt[{i}]") for i, item in enumerate(value))
     raise ValueError("must hold strings only, token ids only, or lists of token ids only")
+
+
+def _parse_text_or_ids(value: object) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return _check_text(value)
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of token ids")
+    return _check_ids(value, "it")
 
 
 def _parse_stop(value: object) -> tuple[str, ...]:
@@ -128,6 +139,11 @@ Prompt = Annotated[
         }
     ),
 ]
+OneText = Annotated[
+    str | tuple[int, ...],
+    PlainValidator(_parse_text_or_ids),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, _IDS_SCHEMA]}),
+]
 Stops = Annotated[
     tuple[str, ...],
     PlainValidator(_parse_stop),
@@ -150,6 +166,9 @@ Text = Annotated[str, AfterValidator(_check_text)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
+Truncation = Annotated[int | None, AfterValidator(_check_truncation), Field(ge=-1)]
+
+
 class StreamOptions(RequestSchema):
     """``include_usage`` adds a last event that carries the usage and no choice."""
 
@@ -161,7 +180,8 @@ class CompletionRequest(RequestSchema):
 
     model: Text | None = None
     prompt: Prompt
-    max_tokens: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=16, ge=0)
+    echo: bool = False
     temperature: Temperature = 1.0
     top_k: int = Field(default=0, ge=-1)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -182,6 +202,37 @@ class CompletionRequest(RequestSchema):
     ignore_eos: bool = False
     return_token_ids: bool = False
     logprobs: int | None = Field(default=None, ge=0, le=20)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
+    truncate_prompt_tokens: Truncation = None
+    user: Text | None = None
+
+
+class ScoreInput(RequestSchema):
+    """A continuation, and what stands before it; an empty context is the end-of-text token."""
+
+    context: OneText = ""
+    continuation: OneText
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
+
+
+_INPUT_SCHEMA = ScoreInput.model_json_schema()
+
+ScoreInputs = Annotated[
+    list[ScoreInput],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [_INPUT_SCHEMA, {"type": "array", "items": _INPUT_SCHEMA}]}),
+]
+
+
+class ScoreRequest(RequestSchema):
+    """``POST /v1/score``: one input, or a list of them."""
+
+    model: Text | None = None
+    input: ScoreInputs
+    truncate_prompt_tokens: Truncation = None
     user: Text | None = None
 
 

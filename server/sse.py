@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import msgspec
 
-from server.choice import Delta, TokenDetail
+from server.delta import Delta, PromptToken, TokenDetail
 from server.errors import error_body, from_engine
 
 DONE = b"data: [DONE]\n\n"
@@ -12,12 +15,23 @@ PING = b": ping\n\n"
 
 
 class LogprobsBody(msgspec.Struct, frozen=True):
-    """One entry a token in each list. An impossible token has null (minus infinity is no JSON)."""
+    """One entry a token in each list.
+
+    The first token of an echoed prompt has null twice; so has an impossible one, once (minus
+    infinity is no JSON).
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[Mapping[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprobBody(msgspec.Struct, frozen=True):
+    """What ``prompt_logprobs`` says of one token id."""
+
+    logprob: float
+    decoded_token: str
 
 
 class ChoiceBody(msgspec.Struct, frozen=True):
@@ -30,12 +44,14 @@ class ChoiceBody(msgspec.Struct, frozen=True):
     seed: int
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     prompt_token_ids: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: list[dict[str, PromptLogprobBody] | None] | msgspec.UnsetType = msgspec.UNSET
 
 
-class CachedBody(msgspec.Struct, frozen=True):
-    """``prompt_tokens_details``."""
+class PromptDetailsBody(msgspec.Struct, frozen=True):
+    """``prompt_tokens_details``. Tokens that were cut off are counted where that was asked for."""
 
     cached_tokens: int
+    truncated_tokens: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class UsageBody(msgspec.Struct, frozen=True):
@@ -44,7 +60,7 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedBody
+    prompt_tokens_details: PromptDetailsBody
 
 
 class CompletionBody(msgspec.Struct, frozen=True):
@@ -59,18 +75,35 @@ class CompletionBody(msgspec.Struct, frozen=True):
     object: str = "text_completion"
 
 
-def choice_body(delta: Delta, *, has_token_ids: bool, has_logprobs: bool) -> ChoiceBody:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which parts of its choices an answer shows."""
+
+    token_ids: bool = False
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+
+
+def choice_body(delta: Delta, shown: Shown) -> ChoiceBody:
     """A delta, or several joined, as JSON shows it."""
-    prompt_ids = delta.prompt_ids if has_token_ids else None
+    prompt_ids = delta.prompt_ids if shown.token_ids else None
+    prompt_tokens = [_prompt_body(tokens) for tokens in delta.prompt_tokens]
     return ChoiceBody(
         index=delta.index,
         text=delta.text,
-        logprobs=_logprobs_body(delta.details) if has_logprobs else None,
+        logprobs=_logprobs_body(delta.details) if shown.logprobs else None,
         finish_reason=delta.finish_reason.value if delta.finish_reason else None,
         seed=delta.seed,
-        token_ids=delta.token_ids if has_token_ids else msgspec.UNSET,
+        token_ids=delta.token_ids if shown.token_ids else msgspec.UNSET,
         prompt_token_ids=msgspec.UNSET if prompt_ids is None else prompt_ids,
+        prompt_logprobs=prompt_tokens if shown.prompt_logprobs else msgspec.UNSET,
     )
+
+
+def _prompt_body(tokens: tuple[PromptToken, ...] | None) -> dict[str, PromptLogprobBody] | None:
+    if tokens is None:
+        return None
+    return {str(one.token_id): PromptLogprobBody(one.logprob, one.label) for one in tokens}
 
 
 def _logprobs_body(details: list[TokenDetail]) -> LogprobsBody:
@@ -85,24 +118,21 @@ def _logprobs_body(details: list[TokenDetail]) -> LogprobsBody:
 class EventWriter:
     """Writes events; what all of one answer share is encoded once, into a frame around them."""
 
-    def __init__(
-        self, frame: CompletionBody, *, has_token_ids: bool, has_logprobs: bool, has_usage: bool
-    ) -> None:
+    def __init__(self, frame: CompletionBody, shown: Shown, *, has_usage: bool) -> None:
         body = msgspec.structs.replace(
             frame, choices=[], usage=None if has_usage else msgspec.UNSET
         )
         self._frame = frame
         self._head, self._tail = msgspec.json.encode(body).split(b'"choices":[]')
         self._encoder = msgspec.json.Encoder()
-        self._has_token_ids = has_token_ids
-        self._has_logprobs = has_logprobs
+        self._shown = shown
 
     def event(self, delta: Delta) -> bytes:
         """One delta; an error is an event of its own, after what came before it."""
         if delta.error is None:
             return self._choice_event(delta)
         error = b"data: %b\n\n" % error_body(from_engine(delta.error))
-        return (self._choice_event(delta) if delta.text or delta.token_ids else b"") + error
+        return (self._choice_event(delta) if delta.has_growth else b"") + error
 
     def usage_event(self, usage: UsageBody) -> bytes:
         """The last event before the end mark: no choice, and the usage."""
@@ -110,8 +140,6 @@ class EventWriter:
         return b"data: %b\n\n" % self._encoder.encode(body)
 
     def _choice_event(self, delta: Delta) -> bytes:
-        choice = choice_body(
-            delta, has_token_ids=self._has_token_ids, has_logprobs=self._has_logprobs
-        )
-        parts = (self._head, self._encoder.encode(choice), self._tail)
+        choice = self._encoder.encode(choice_body(delta, self._shown))
+        parts = (self._head, choice, self._tail)
         return b'data: %b"choices":[%b]%b\n\n' % parts

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.errors import EngineDown, EngineFailed
+from engine.errors import EngineDown, EngineError, EngineFailed
 from engine.messages import ModelInfo
+from engine.request import SamplingParams
 from model.tokenizer import TokenizerError
-from server.errors import ApiError, short
+from server.errors import VERDICTS, ApiError, short
 from server.metrics import Metrics
-from server.seams import Engine
+from server.seams import Engine, OutputStream
 from server.settings import Settings
 from server.vocabulary import Tokenizer, Vocabulary
 
@@ -68,6 +69,18 @@ class ServerState:
         if self.engine.info is None or self.vocabulary is None:
             raise EngineDown("the model is still loading", retry_after_s=2.0)
         return self.engine.info, self.vocabulary
+
+    def admit(
+        self, items: Sequence[tuple[Sequence[int], SamplingParams]], prompt_lens: Sequence[int]
+    ) -> Sequence[OutputStream]:
+        """Submit all of these to the engine or none; a plain call. Raises EngineError."""
+        try:
+            streams = self.engine.submit_all(items)
+        except EngineError as error:
+            self.metrics.on_rejection(VERDICTS[type(error)].code)
+            raise
+        self.metrics.on_admitted(prompt_lens)
+        return streams
 
     def require_model(self, name: str | None) -> None:
         """Raise ApiError (404) unless ``name`` is the served model's, or None."""

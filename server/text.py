@@ -71,6 +71,15 @@ class TextStream:
         self._num_tokens = 0
         self._held = ""
 
+    def echo(self, token: bytes) -> str:
+        """Take a token of the prompt, before any ``push``: stop strings do not look at it.
+
+        A character that it only begins counts as part of what is generated.
+        """
+        text = self._decoder.decode(token)
+        self.num_chars += len(text)
+        return text
+
     def push(self, token: bytes) -> str:
         """Take one token; returns the text that it releases, often none."""
         self._num_tokens += 1

@@ -100,9 +100,29 @@ class FakeEngine:
         self.tasks[request_id].cancel()
         self.was_aborted.set()
 
+    async def _score(
+        self, stream: RequestStream, prompt_ids: tuple[int, ...], params: SamplingParams
+    ) -> bool:
+        """Log probabilities of the prompt, ``tokens_per_output`` at a time; whether that is all."""
+        is_all = params.max_tokens == 0
+        scored: tuple[TokenLogprob, ...] = ()
+        if params.num_prompt_logprobs is not None:
+            num_top = params.num_prompt_logprobs
+            scored = tuple(prompt_logprob(i, num_top) for i in prompt_ids[params.scored_from :])
+        for start in range(0, max(len(scored), is_all), self.tokens_per_output):
+            await asyncio.sleep(0)
+            part = scored[start : start + self.tokens_per_output]
+            is_last = is_all and start + len(part) >= len(scored)
+            reason = FinishReason.LENGTH if is_last else None
+            output = TokenOutput(stream.request_id, (), finish_reason=reason, prompt_logprobs=part)
+            stream.push(output)
+        return is_all
+
     async def _feed(
         self, stream: RequestStream, prompt_ids: tuple[int, ...], params: SamplingParams
     ) -> None:
+        if await self._score(stream, prompt_ids, params):
+            return
         ids = self.script(prompt_ids, params)
         for start in range(0, len(ids), self.tokens_per_output):
             await (self.gate.acquire() if self.gate is not None else asyncio.sleep(0))
@@ -131,6 +151,11 @@ class FakeEngine:
                 return
 
 
-def _logprob(token_id: int, params: SamplingParams) -> TokenLogprob:
-    top = tuple((k, float("-inf") if k == 1 else -0.5 * k) for k in range(params.num_logprobs or 0))
+def prompt_logprob(token_id: int, num_top: int) -> TokenLogprob:
+    """Of a token of the prompt; of the alternatives, 1 is impossible."""
+    top = tuple((k, float("-inf") if k == 1 else -0.5 * k) for k in range(num_top))
     return TokenLogprob(-1.5 - token_id / 1000, top)
+
+
+def _logprob(token_id: int, params: SamplingParams) -> TokenLogprob:
+    return prompt_logprob(token_id, params.num_logprobs or 0)
