@@ -6,10 +6,11 @@ PIP_INDEX ?=
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup setup-test serve test check format bench clean
+.PHONY: setup setup-test setup-clients serve test test-clients check format bench clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
+setup-clients: $(VENV)/.setup-clients
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,11 +23,19 @@ $(VENV)/.setup-test: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[test]"
 	touch $@ $(VENV)/.setup
 
+$(VENV)/.setup-clients: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[clients]"
+	touch $@ $(VENV)/.setup-test $(VENV)/.setup
+
 serve: setup
 	$(BIN)/gpt2-server serve $(ARGS)
 
 test: setup-test
 	$(BIN)/python -m pytest $(ARGS)
+
+# Programs that others wrote, against a live server; they bring many packages of their own.
+test-clients: setup-clients
+	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 check: setup-test
 	$(BIN)/ruff format --check .

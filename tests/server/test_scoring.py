@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.errors import EngineError
+from engine.request import SamplingParams, TokenOutput
+from server.generation import Generation
 from tests.server.conftest import client_of, make_app
 from tests.server.fake_engine import EOS_ID, INFO, FakeEngine
 from tests.server.test_completions import complete, events
@@ -175,3 +178,37 @@ async def test_ids_without_a_vocabulary_are_scored_too() -> None:
     (choice,) = told["choices"]
     assert choice["logprobs"]["tokens"] == ["token_id:5", f"token_id:{EOS_ID}"]
     assert (choice["text"], choice["token_ids"]) == ("", [])
+
+
+async def test_scores_that_nobody_reads_are_bounded_like_tokens() -> None:
+    """One step brings 63 scores with 21 numbers each; a reader that may leave 100 loses them."""
+    engine = FakeEngine(tokens_per_output=100)
+    stream = engine.submit_all([([1] * 64, SamplingParams(max_tokens=0, num_prompt_logprobs=20))])
+    kept: list[TokenOutput] = []
+    reader = _Keeper(kept)
+    generation = Generation([reader], stream, max_unread=100)
+    assert await generation.next_deltas() is None
+    assert len(kept) == 1
+    assert reader.was_given_up
+
+
+class _Keeper:
+    """Keeps what comes; never has anything to show."""
+
+    is_ended = False
+    was_given_up = False
+
+    def __init__(self, kept: list[TokenOutput]) -> None:
+        self._kept = kept
+
+    def take(self) -> None:
+        return
+
+    def feed(self, output: TokenOutput) -> None:
+        self._kept.append(output)
+
+    def fail(self, error: EngineError) -> None:
+        raise error
+
+    def give_up(self) -> None:
+        self.was_given_up = True
