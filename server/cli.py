@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "serve": "Answer HTTP requests from a checkpoint.",
     "convert": "Bring a checkpoint into this server's own format.",
+    "export": "Write a checkpoint for Hugging Face transformers.",
     "generate": "Continue prompts without a server.",
     "pretrain": "Train a small decoder from scratch.",
 }

@@ -2,19 +2,14 @@
 
 config.json         {"format": "gpt2-server", "format_version": 1, "config": GPTConfig}
 model.safetensors   the decoder's own names, matrices (out, in)
-source.json         where it came from, and the sha256 of each file
+source.json         where it came from, and the checksum of each file
 tokenizer.json ...  the vocabulary files, as they came
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -25,9 +20,13 @@ import torch
 
 from model.config import ConfigError, GPTConfig
 from model.tokenizer import VOCABULARY_FILES
-from weights.formats import hf_gpt2
-from weights.formats.foreign import ForeignCheckpoint
+from weights.directory import named_problems, new_directory, write_bytes, write_object
+from weights.formats.foreign import NO_HINTS, ForeignCheckpoint, Hints
+from weights.formats.hf_files import unread_problems
+from weights.formats.hf_gpt2 import read_hf_gpt2
 from weights.formats.known import read_foreign
+from weights.formats.tf_gpt2 import is_tf_gpt2
+from weights.integrity import CHECKSUMS, checksums, damages
 from weights.stored import (
     SAFETENSORS_DTYPES,
     CheckpointError,
@@ -37,6 +36,7 @@ from weights.stored import (
     read_object,
     tensor_problems,
 )
+from weights.vocabulary import vocabulary_files
 from weights.writing import Progress, nonfinite_problems, write_safetensors
 
 __all__ = [
@@ -51,6 +51,10 @@ __all__ = [
 FORMAT = "gpt2-server"
 FORMAT_VERSION = 1
 _HASH_LEN = 16
+_DESCRIBING_FILES = (
+    *("config.json", "generation_config.json", "hparams.json"),
+    *VOCABULARY_FILES,
+)
 
 
 @dataclass(frozen=True)
@@ -75,23 +79,27 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open our own directory, or a Hugging Face GPT-2 one, whose matrices are copied.
 
-    Names, shapes and dtypes are verified; values are looked at by conversion only.
-    Raises CheckpointError listing every problem. A pickle is never opened.
+    Names, shapes and dtypes are verified, and the checksums of our own directory; values are
+    looked at by conversion only. Raises CheckpointError listing every problem. No pickle is opened.
     """
     if not path.exists():
         raise CheckpointError([f"{path} does not exist"])
     if not path.is_dir():
         raise CheckpointError([f"{path} is a file, not a checkpoint directory"])
-    with _prefixed(path):
+    with named_problems(path):
+        if is_tf_gpt2(path):
+            raise CheckpointError(
+                ["this is OpenAI's TensorFlow layout, which `gpt2-server convert` reads"]
+            )
         if not (path / "config.json").exists():
-            raise CheckpointError(["config.json is missing", *hf_gpt2.unread_problems(path)])
+            raise CheckpointError(["config.json is missing", *unread_problems(path)])
         values = read_object(path / "config.json")
         if "format" in values:
             return _open_own(path, values)
-        return _from_foreign(path, hf_gpt2.read_hf_gpt2(path))
+        return _from_foreign(path, read_hf_gpt2(path))
 
 
-def open_source(path: Path) -> Checkpoint:
+def open_source(path: Path, hints: Hints = NO_HINTS) -> Checkpoint:
     """Open what ``convert`` takes: our own directory, or any layout that there is a reader for.
 
     More is opened here than is served: a pickle's tensors too, and nothing else of it.
@@ -99,11 +107,11 @@ def open_source(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise CheckpointError([f"{path} does not exist"])
-    with _prefixed(path):
+    with named_problems(path):
         config = path / "config.json"
         if config.exists() and "format" in (values := read_object(config)):
             return _open_own(path, values)
-        return _from_foreign(path, read_foreign(path))
+        return _from_foreign(path, read_foreign(path, hints))
 
 
 def save_checkpoint(
@@ -122,40 +130,27 @@ def save_checkpoint(
     over the three passes. Raises CheckpointError listing every problem;
     then nothing is left behind.
     """
-    with _prefixed(dest):
+    with named_problems(dest):
         if dest.exists() or dest.is_symlink():
             raise CheckpointError(["exists already"])
         told = Progress(progress, 3 * sum(tensor.nbytes for tensor in tensors.values()))
         problems = _given_problems(config, tensors) + nonfinite_problems(tensors, told)
         if problems:
             raise CheckpointError(problems)
-        with _temporary_beside(dest) as temporary:
+        with new_directory(dest) as temporary:
             digest = write_safetensors(temporary / "model.safetensors", tensors, told)
             for file in _vocabulary_files(vocabulary):
-                _write(temporary / file.name, file.read_bytes())
+                write_bytes(temporary / file.name, file.read_bytes())
             head = {"format": FORMAT, "format_version": FORMAT_VERSION}
-            _write_object(temporary / "config.json", {**head, "config": config.to_dict()})
-            _write_object(temporary / "source.json", {**source, **_stamp(digest)})
-            _sync(temporary)
-            temporary.rename(dest)
-            _sync(dest.parent)
+            write_object(temporary / "config.json", {**head, "config": config.to_dict()})
+            names = sorted(file.name for file in temporary.iterdir())
+            stamp = _stamp(digest) | {CHECKSUMS: checksums(temporary, names)}
+            write_object(temporary / "source.json", {**source, **stamp})
     return open_checkpoint(dest)
 
 
-@contextmanager
-def _prefixed(path: Path) -> Iterator[None]:
-    """Name the directory once, before the problems; and turn OSError into one line."""
-    try:
-        yield
-    except CheckpointError as error:
-        first, *rest = error.problems
-        raise CheckpointError([f"{path}: {first}", *rest]) from error
-    except OSError as error:
-        raise CheckpointError([f"{path}: {error.strerror or error}"]) from error
-
-
 def _open_own(path: Path, values: Mapping[str, Any]) -> Checkpoint:
-    problems, config = _own_config(values)
+    problems, config = own_config(values)
     source: dict[str, Any] = {}
     try:
         source = read_object(path / "source.json")
@@ -167,13 +162,16 @@ def _open_own(path: Path, values: Mapping[str, Any]) -> Checkpoint:
     problems += stored.problems
     if config is not None and not stored.problems:
         problems += _stored_problems(config, stored)
+    if not problems:  # otherwise it is known to be damaged, and how
+        problems += damages(path, source)
     if problems or config is None:
         raise CheckpointError(problems)
     tensors = {name: stored.load(name) for name in stored.owners}
     return Checkpoint(path, config, tensors, source["model_sha256"][:_HASH_LEN], source)
 
 
-def _own_config(values: Mapping[str, Any]) -> tuple[list[str], GPTConfig | None]:
+def own_config(values: Mapping[str, Any]) -> tuple[list[str], GPTConfig | None]:
+    """The problems of a config.json of ours, and what it says, if that can be read."""
     if values.get("format") != FORMAT:
         return [f"config.json: format {values.get('format')!r} is not known"], None
     if values.get("format_version") != FORMAT_VERSION:
@@ -200,11 +198,14 @@ def _stored_problems(config: GPTConfig, stored: StoredTensors) -> list[str]:
 
 
 def _from_foreign(path: Path, foreign: ForeignCheckpoint) -> Checkpoint:
-    others = ("config.json", "generation_config.json", "hparams.json", *VOCABULARY_FILES)
+    # Beside a file that was named alone, anything can lie.
+    others = _DESCRIBING_FILES if path.is_dir() else foreign.config_files
     folder = foreign.directory
     present = [name for name in others if (folder / name).is_file()]
     hashes = {name: file_sha256(folder / name) for name in (*foreign.weight_files, *present)}
-    source = {"origin": str(path), "format": foreign.format, "sha256": hashes}
+    source: dict[str, Any] = {"origin": str(path), "format": foreign.format, "sha256": hashes}
+    if foreign.changes:
+        source["changes"] = [*foreign.changes]
     weights_hash = _combined_hash([hashes[name] for name in foreign.weight_files])
     return Checkpoint(path, foreign.config, foreign.tensors, weights_hash, source)
 
@@ -230,7 +231,7 @@ def _vocabulary_files(vocabulary: Path | Iterable[Path] | None) -> list[Path]:
     if vocabulary is None:
         return []
     if isinstance(vocabulary, Path):
-        return [vocabulary / name for name in VOCABULARY_FILES if (vocabulary / name).is_file()]
+        return vocabulary_files(vocabulary)
     files = list(vocabulary)
     odd = [file.name for file in files if file.name not in VOCABULARY_FILES]
     if odd:
@@ -238,7 +239,7 @@ def _vocabulary_files(vocabulary: Path | Iterable[Path] | None) -> list[Path]:
     return files
 
 
-def _stamp(digest: str) -> dict[str, str]:
+def _stamp(digest: str) -> dict[str, Any]:
     return {
         "model_sha256": digest,
         "written_by": f"{FORMAT} {_version()}",
@@ -251,34 +252,3 @@ def _version() -> str:
         return version("gpt2-server")
     except PackageNotFoundError:
         return "unknown"
-
-
-@contextmanager
-def _temporary_beside(dest: Path) -> Iterator[Path]:
-    """A new directory on the same file system, removed unless it was renamed."""
-    temporary = dest.parent / f".{dest.name}.{secrets.token_hex(4)}.partial"
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_object(path: Path, values: Mapping[str, Any]) -> None:
-    _write(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from model.tokenizer import Tokenizer, TokenizerError, VocabularyMissing
+from model.tokenizer import VOCABULARY_FILES, Tokenizer
 from weights.checkpoint import Checkpoint, open_source, save_checkpoint
-from weights.stored import DTYPES, CheckpointError
+from weights.directory import dest_problems
+from weights.formats.foreign import Hints
+from weights.stored import DTYPES, CheckpointError, file_sha256
+from weights.vocabulary import END_OF_TEXT, fit_problems, read_tokenizer, vocabulary_files
 
 
 def convert(
@@ -17,49 +21,68 @@ def convert(
     dest: Path,
     dtype: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    vocabulary: Path | None = None,
+    num_heads: int | None = None,
+    origin: str | None = None,
 ) -> Checkpoint:
     """Convert ``source`` to our format in ``dest``, which must not exist, and open the result.
 
     ``dtype`` is float32, bfloat16 or float16; None keeps every tensor as it is stored.
-    ``progress`` is told (done_bytes, total_bytes). A vocabulary is copied, if it can be served.
+    ``progress`` is told (done_bytes, total_bytes). The vocabulary of the directory
+    ``vocabulary``, or else of a ``source`` that is a directory, is copied, if it can be served.
+    ``num_heads`` is for the layouts that do not say it.
+    ``origin`` is recorded instead of the path of ``source``.
     Raises CheckpointError listing every problem; then ``dest`` is not there.
     """
     problems = _request_problems(dest, dtype)
-    checkpoint: Checkpoint | None = None
-    try:
-        checkpoint = open_source(source)
-    except CheckpointError as error:
-        problems += error.problems
-    problems += _vocabulary_problems(source, checkpoint)
+    # Beside a file, anything can lie: its vocabulary has to be named.
+    folder = vocabulary or (source if source.is_dir() else None)
+    checkpoint, found = _open(source, folder, num_heads, is_optional=vocabulary is None)
+    problems += found
     if problems or checkpoint is None:
         raise CheckpointError(problems)
     tensors = _cast(checkpoint.tensors, dtype)
-    return save_checkpoint(dest, checkpoint.config, tensors, source, _origin(checkpoint), progress)
+    record = _origin(checkpoint, vocabulary) | ({} if origin is None else {"origin": origin})
+    return save_checkpoint(dest, checkpoint.config, tensors, folder, record, progress)
 
 
 def _request_problems(dest: Path, dtype: str | None) -> list[str]:
     problems = []
     if dtype is not None and dtype not in DTYPES:
         problems.append(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if dest.exists() or dest.is_symlink():
-        problems.append(f"{dest}: exists already")
-    elif not dest.parent.is_dir():
-        problems.append(f"{dest}: {dest.parent} is not a directory")
-    return problems
+    return problems + dest_problems(dest)
 
 
-def _vocabulary_problems(source: Path, checkpoint: Checkpoint | None) -> list[str]:
-    """Why the vocabulary of ``source`` cannot be served; none for no vocabulary at all."""
+def _open(
+    source: Path, folder: Path | None, num_heads: int | None, *, is_optional: bool
+) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint, read with what the vocabulary in ``folder`` says, and every problem."""
+    problems: list[str] = []
+    tokenizer: Tokenizer | None = None
     try:
-        vocab_size = Tokenizer.from_directory(source).vocab_size
-    except VocabularyMissing:
+        if folder is not None:
+            tokenizer = read_tokenizer(folder, is_optional=is_optional)
+    except CheckpointError as error:
+        problems += error.problems
+    try:
+        checkpoint = open_source(source, _hints(tokenizer, num_heads))
+    except CheckpointError as error:
+        return None, problems + error.problems
+    problems += fit_problems(tokenizer, checkpoint.config)
+    return checkpoint, problems + _heads_problems(checkpoint, num_heads)
+
+
+def _hints(tokenizer: Tokenizer | None, num_heads: int | None) -> Hints:
+    if tokenizer is None:
+        return Hints(num_heads)
+    return Hints(num_heads, tokenizer.vocab_size, tokenizer.special_tokens.get(END_OF_TEXT))
+
+
+def _heads_problems(checkpoint: Checkpoint, num_heads: int | None) -> list[str]:
+    stored = checkpoint.config.num_heads
+    if num_heads is None or num_heads == stored:
         return []
-    except TokenizerError as error:
-        return error.problems
-    if checkpoint is None or vocab_size <= checkpoint.config.vocab_size:
-        return []
-    rows = checkpoint.config.vocab_size
-    return [f"the vocabulary has ids up to {vocab_size - 1}, the embedding only {rows} rows"]
+    return [f"num_heads is {num_heads}, but {checkpoint.path} says {stored}"]
 
 
 def _cast(tensors: Mapping[str, torch.Tensor], dtype: str | None) -> Mapping[str, torch.Tensor]:
@@ -68,9 +91,21 @@ def _cast(tensors: Mapping[str, torch.Tensor], dtype: str | None) -> Mapping[str
     return {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
 
 
-def _origin(checkpoint: Checkpoint) -> dict[str, object]:
+def _origin(checkpoint: Checkpoint, vocabulary: Path | None) -> dict[str, object]:
     """Where the weights first came from: a checkpoint of ours passes on what it knows."""
-    return {name: checkpoint.source[name] for name in _PASSED_ON if name in checkpoint.source}
+    origin: dict[str, Any] = {
+        name: checkpoint.source[name] for name in _PASSED_ON if name in checkpoint.source
+    }
+    if vocabulary is not None:
+        known = origin.get("sha256")
+        hashes = (
+            {}
+            if not isinstance(known, dict)
+            else {name: digest for name, digest in known.items() if name not in VOCABULARY_FILES}
+        )
+        hashes |= {file.name: file_sha256(file) for file in vocabulary_files(vocabulary)}
+        origin |= {"vocabulary": str(vocabulary), "sha256": hashes}
+    return origin
 
 
-_PASSED_ON = ("origin", "format", "sha256", "licence")
+_PASSED_ON = ("origin", "format", "sha256", "changes", "vocabulary", "licence")

@@ -1,4 +1,4 @@
-"""Tensors as they lie in safetensors files: looked at without loading, loaded memory-mapped."""
+"""Tensors as they lie in files: looked at without loading; safetensors, loaded memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,6 +40,32 @@ class CheckpointError(Exception):
         self.problems = problems
 
 
+class TensorSource(Protocol):
+    """Tensors by name, in whatever kind of file."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be opened; the rest can be looked at all the same."""
+        ...
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """Tensor name -> name of the file that has it."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """The dtype of a tensor, F32, BF16 or F16 if it can be stored here."""
+        ...
+
+    def load(self, name: str) -> torch.Tensor:
+        """The tensor, contiguous."""
+        ...
+
+
 class StoredTensors:
     """The tensors of one or several safetensors files, by name.
 
@@ -48,9 +74,8 @@ class StoredTensors:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.problems: list[str] = []
-        self._files: dict[str, Any] = {}
         self.owners: dict[str, str] = {}
-        """Tensor name -> name of the file that has it."""
+        self._files: dict[str, Any] = {}
         for path in paths:
             self._open(path)
 

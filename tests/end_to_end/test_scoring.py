@@ -18,9 +18,7 @@ from tests.support.live_server import ROOT, LiveServer, live_server
 from weights.export import export
 
 BUNDLED = ROOT / "weights" / "bundled"
-TEXT = (
-    ROOT / "LICENSE"
-).read_text() + "\u201cNa\u00efve,\u201d he said. \u2014 Caf\u00e9!"
+TEXT = (ROOT / "LICENSE").read_text() + "\u201cNa\u00efve,\u201d he said. \u2014 Caf\u00e9!"
 
 
 @pytest.fixture(scope="module")

@@ -24,3 +24,21 @@ class ForeignCheckpoint:
     """Where ``weight_files`` lie, and the vocabulary if there is one."""
     weight_files: tuple[str, ...]
     """The files that the tensors came from."""
+    config_files: tuple[str, ...] = ()
+    """Further files there that were read, if ``directory`` is not all this checkpoint's own."""
+    changes: tuple[str, ...] = ()
+    """What was done to the tensors beyond renaming and transposing, a sentence each."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known beside the checkpoint, for layouts that do not say it themselves."""
+
+    num_heads: int | None = None
+    vocab_size: int | None = None
+    """The highest id of the vocabulary, and one."""
+    eos_token_id: int | None = None
+    """The vocabulary's end of text."""
+
+
+NO_HINTS = Hints()

@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from model.config import GPTConfig
-from model.decoder import GPT
+from tests.support.logits import logits_of
 from weights.checkpoint import CheckpointError, open_checkpoint
-from weights.formats.hf_gpt2 import config_from_hf
+from weights.formats.hf_config import config_from_hf
 
 Tensors = dict[str, torch.Tensor]
 EditTensors = Callable[[Path, Callable[[Tensors], None]], None]
@@ -27,38 +25,14 @@ EditConfig = Callable[..., None]
 Writer = Callable[..., Path]
 
 
-class PlainAttend:
-    """Attention over the one sequence given, by the textbook."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        self.config = config
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (
-            t.view(len(t), self.config.num_heads, -1).transpose(0, 1) for t in (query, key, value)
-        )  # (N, C) -> (H, N, D)
-        scale = self.config.head_len**-0.5 if self.config.is_attention_scaled else 1.0
-        if self.config.is_attention_layer_scaled:
-            scale /= layer + 1
-        scores = q @ k.transpose(1, 2) * scale  # (H, N, N)
-        hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
-        out = F.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ v  # (H, N, D)
-        return out.transpose(0, 1).reshape(query.shape)
-
-
 def assert_same_logits(path: Path) -> None:
     """Our decoder with our reading of ``path`` gives what transformers gives."""
     checkpoint = open_checkpoint(path)
-    model = GPT.on_meta(checkpoint.config)
-    model.load_state_dict(dict(checkpoint.tensors), strict=False, assign=True)
-    if checkpoint.config.is_head_tied:
-        model.lm_head.weight = model.wte.weight
     theirs = GPT2LMHeadModel.from_pretrained(path).eval()
     ids = torch.arange(9) * 3 % checkpoint.config.vocab_size
     with torch.no_grad():
-        hidden = model(ids, torch.arange(9), PlainAttend(checkpoint.config))
         expected = theirs(ids[None]).logits[0]
-        torch.testing.assert_close(model.logits(hidden), expected, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(logits_of(checkpoint, ids), expected, atol=2e-5, rtol=2e-5)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
