@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     checkpoint: Path = Field(default_factory=bundled_checkpoint)
+    """A folder; a name on the hub, as long as ``serve`` has not brought it here."""
+    revision: str | None = None
+    """Branch, tag or commit of a name that does not say it itself."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -71,6 +74,14 @@ class Settings(BaseSettings):
     ping_s: float = Field(default=15.0, gt=0)
     shutdown_s: int = Field(default=30, ge=0)
     latency_buckets: Annotated[tuple[float, ...], NoDecode] = LATENCY_BUCKETS
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _keep_as_written(cls, value: object) -> object:
+        """``./gpt2`` and ``gpt2/`` are folders only, but Path makes the name ``gpt2`` of them."""
+        if isinstance(value, str) and str(Path(value)) != value:
+            return Path(value).absolute()
+        return value
 
     @field_validator("served_model_name", mode="before")
     @classmethod

@@ -62,6 +62,7 @@ BROKEN: list[tuple[Rule, Texts, str]] = [
     (house.owned_elsewhere, {"server/ops.py": "import prometheus_client"}, "prometheus_client"),
     (house.owned_elsewhere, {"model/vocabulary.py": "import tiktoken"}, "tiktoken"),
     (house.owned_elsewhere, {"server/app.py": "import ray"}, "ray"),
+    (house.owned_elsewhere, {"weights/a.py": "import huggingface_hub.utils"}, "huggingface_hub"),
     (house.torch_where_it_may_not_be, {"engine/scheduler.py": LAZY + "import torch"}, ":2"),
     (house.torch_where_it_may_not_be, {"model/config.py": "from torch import Tensor"}, ":1"),
     (house.torch_where_it_may_not_be, {"server/app.py": LAZY + "import torch.nn"}, ":2"),

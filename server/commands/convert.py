@@ -6,36 +6,84 @@ from pathlib import Path
 
 import click
 
+from server.commands.bring import say
+from server.commands.locate import INTERRUPTED, hub_name
+from server.commands.progress import byte_bar
 from server.commands.refusal import refuse
 
 
 @click.command("convert")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: as stored]"
 )
-def command(source: Path, dest: Path, dtype: str | None) -> None:
+@click.option(
+    "--vocabulary",
+    type=click.Path(path_type=Path),
+    help="A folder with the vocabulary.  [default: SOURCE, if it is a folder]",
+)
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="Where SOURCE does not say: a bare state dict."
+)
+@click.option("--revision", help="Branch, tag or commit of a name on the hub.  [default: main]")
+def command(
+    source: str,
+    dest: Path,
+    dtype: str | None,
+    vocabulary: Path | None,
+    num_heads: int | None,
+    revision: str | None,
+) -> None:
     """Write the checkpoint in SOURCE to the new folder DEST.
 
+    SOURCE is a folder of Hugging Face, OpenAI, minGPT or this server, or a ckpt.pt of nanoGPT;
+    or a name on the hub: gpt2, OWNER/NAME, OWNER/NAME@REVISION.
+    Of a pickle, only tensors and plain values are read: nothing in it is executed.
     DEST is complete and read back bit for bit, or it is not there.
     """
-    from tqdm import tqdm
-
     from weights.checkpoint import CheckpointError
     from weights.convert import convert
 
     try:
-        with tqdm(desc="converting", unit="B", unit_scale=True, leave=False, delay=0.5) as bar:
-
-            def show(done_bytes: int, total_bytes: int) -> None:
-                bar.total = total_bytes
-                bar.update(done_bytes - bar.n)
-
-            checkpoint = convert(source, dest, dtype, show)
+        path, origin = downloaded(source, revision, dest, dtype)
+        with byte_bar("converting") as show:
+            checkpoint = convert(path, dest, dtype, show, vocabulary, num_heads, origin)
     except CheckpointError as error:
         refuse(error.problems)
     except OSError as error:
         refuse([f"{error.strerror or error}: {error.filename or dest}"])
     millions = checkpoint.num_parameters / 1e6
     click.echo(f"{dest}: {millions:,.1f} M parameters, weights {checkpoint.weights_hash}")
+
+
+def downloaded(
+    source: str, revision: str | None, dest: Path, dtype: str | None
+) -> tuple[Path, str | None]:
+    """Where ``source`` lies, and the name and commit that it was downloaded by, if it was.
+
+    Refuses what cannot be downloaded. Raises CheckpointError for a ``dest`` that is taken, before
+    anything is.
+    """
+    from weights.directory import dest_problems
+    from weights.hub.checks import Destination
+    from weights.hub.errors import HubError
+    from weights.hub.fetch import fetch
+    from weights.hub.find import find
+    from weights.hub.names import HubName
+    from weights.hub.transfer import Hub
+    from weights.stored import CheckpointError
+
+    name = hub_name(source, revision)
+    if name is None:
+        return Path(source), None
+    if problems := dest_problems(dest):
+        raise CheckpointError(problems)
+    hub = Hub.from_environment()
+    try:
+        found = find(hub, HubName(*name), say)
+        return fetch(hub, found, Destination(dest, dtype), say), found.origin
+    except HubError as error:
+        refuse(error.problems)
+    except KeyboardInterrupt:
+        refuse([INTERRUPTED])

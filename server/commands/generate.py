@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from server.commands.locate import locate
 from server.commands.refusal import refuse
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("generate")
 @click.argument("prompts", nargs=-1)
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="[default: the bundled one]")
+@click.option("--checkpoint", help="A folder or a name on the hub.  [default: the bundled one]")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 100), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=40, show_default=True, help="0 is off.")
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", default="auto", show_default=True)
 def command(
     prompts: tuple[str, ...],
-    checkpoint: Path | None,
+    checkpoint: str | None,
     max_tokens: int,
     temperature: float,
     top_k: int,
@@ -50,7 +50,7 @@ def command(
     from model.tokenizer import Tokenizer, TokenizerError
     from server.settings import bundled_checkpoint
 
-    path = checkpoint or bundled_checkpoint()
+    path = bundled_checkpoint() if checkpoint is None else locate(checkpoint).path
     texts = prompts or tuple(sys.stdin.read().splitlines())
     params = SamplingParams(
         max_tokens=max_tokens,

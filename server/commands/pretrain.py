@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from server.commands.locate import locate
 from server.commands.refusal import refuse
 
 _PATH = click.Path(path_type=Path)
@@ -15,7 +16,7 @@ _PATH = click.Path(path_type=Path)
 @click.command("pretrain")
 @click.argument("data", type=_PATH)
 @click.argument("out", type=_PATH)
-@click.option("--from", "start_from", type=_PATH, help="A checkpoint to train on.")
+@click.option("--from", "start_from", help="A checkpoint to train on: a folder, or a hub name.")
 @click.option("--size", help="A preset (gpt2, gpt2-medium, ...) instead of the three numbers.")
 @click.option("--num-layers", type=int, help="[default: 8]")
 @click.option("--num-channels", type=int, help="[default: 256]")
@@ -52,6 +53,8 @@ def command(**options: Any) -> None:
     """
     from training.pretrain import PretrainConfig, TrainingError, pretrain
 
+    if options["start_from"] is not None:
+        options["start_from"] = locate(options["start_from"]).path
     try:
         report = pretrain(PretrainConfig(**given(options)))
     except TrainingError as error:

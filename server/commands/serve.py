@@ -8,12 +8,12 @@ import signal
 import socket
 import sys
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands.locate import locate
 from server.commands.refusal import EXIT_REFUSED, print_problems, refuse
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ EXIT_ENGINE_LOST = 3
 
 
 @click.command("serve")
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False)
+@click.option("--revision", help="Branch, tag or commit of a name on the hub.  [default: main]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
 @click.option("--device", help="auto or cpu.  [default: auto]")
@@ -49,24 +50,44 @@ EXIT_ENGINE_LOST = 3
 def command(**options: Any) -> None:
     """Answer HTTP requests from CHECKPOINT, or from the one that is bundled.
 
+    CHECKPOINT is a folder, or a name on the hub: gpt2, OWNER/NAME, OWNER/NAME@REVISION.
     Every option is also an environment variable: --max-context is GPT2_SERVER_MAX_CONTEXT.
     """
     from server.settings import SettingsError, read_settings
 
     try:
         settings = read_settings(options, os.environ)
-        listener = listen(settings.host, settings.port)
     except SettingsError as error:
         refuse(error.problems)
-    except OSError as error:
-        code = error.errno or 0  # negative for names that cannot be resolved
-        reason = os.strerror(code) if code > 0 else error.strerror
-        refuse([f"cannot listen on {settings.host} port {settings.port}: {reason}"])
+    listener = listen_or_refuse(settings)  # a taken port is told before a long download
+    if settings.revision is not None or not os.path.lexists(settings.checkpoint):
+        listener.close()  # until it is done, nobody shall wait for an answer
+        settings = located(settings)
+        listener = listen_or_refuse(settings)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         exit_code = runner.run(Service(settings, listener).run())
     sys.exit(exit_code)
+
+
+def located(settings: Settings) -> Settings:
+    """The settings with a folder for a checkpoint, and the name that it was brought here by."""
+    place = locate(str(settings.checkpoint), settings.revision)
+    if place.repo is None:
+        return settings
+    names = (*settings.served_model_name, place.repo)
+    return settings.model_copy(update={"checkpoint": place.path, "served_model_name": names})
+
+
+def listen_or_refuse(settings: Settings) -> socket.socket:
+    """A listening socket, or one line that says why there is none."""
+    try:
+        return listen(settings.host, settings.port)
+    except OSError as error:
+        code = error.errno or 0  # negative for names that cannot be resolved
+        reason = os.strerror(code) if code > 0 else error.strerror
+        refuse([f"cannot listen on {settings.host} port {settings.port}: {reason}"])
 
 
 def listen(host: str, port: int) -> socket.socket:

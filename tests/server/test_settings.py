@@ -53,6 +53,19 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.latency_buckets == (0.001, 0.1)
 
 
+@pytest.mark.parametrize("text", ["./gpt2", "gpt2/", "owner//name", "./owner/name"])
+def test_what_is_written_as_a_folder_is_none_of_the_names(text: str) -> None:
+    assert read_settings({"checkpoint": text}, {}).checkpoint == Path(text).absolute()
+
+
+def test_a_name_and_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2_SERVER_CHECKPOINT", "owner/name@v1")
+    monkeypatch.setenv("GPT2_SERVER_REVISION", "v2")
+    settings = read_settings({}, {})
+    assert (str(settings.checkpoint), settings.revision) == ("owner/name@v1", "v2")
+    assert read_settings({"checkpoint": "gpt2"}, {}).checkpoint == Path("gpt2")
+
+
 def test_the_bundled_checkpoint_is_the_default() -> None:
     assert read_settings({}, {}).checkpoint.parts[-2:] == ("weights", "bundled")
 

@@ -41,6 +41,8 @@ OWNED: Mapping[str, str] = {
     "starlette": "server/*",
     "prometheus_client": "server/metrics.py",
     "tiktoken": "model/tokenizer.py",
+    "huggingface_hub": "weights/hub/*",
+    "httpx2": "weights/hub/*",
     "ray": "deploy/*",
 }
 """Libraries that one place alone knows."""
@@ -62,9 +64,12 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "training": ("training",),
     "bench": ("bench",),
     "deploy": ("ray",),
-    "tests": ("training", "bench", "test"),
+    "tests": ("training", "bench", "test", "fixtures"),
 }
 """Packages that may use more than the dependencies of a plain installation."""
+
+DISTRIBUTIONS: Mapping[str, str] = {"yaml": "pyyaml"}
+"""Libraries that are declared by another name than they are imported by."""
 
 UNFINISHED = re.compile("TO" + "DO|FIX" + "ME")
 OUR_MACHINE = re.compile("/" + r"work\b")
@@ -183,7 +188,7 @@ def undeclared(project: Project) -> Iterator[str]:
             continue
         extras = EXTRAS.get(room_of(found.file), ())
         declared = {name for extra in ("", *extras) for name in project.declared.get(extra, ())}
-        if top.replace("_", "-") not in declared:
+        if DISTRIBUTIONS.get(top, top).replace("_", "-") not in declared:
             yield found.offence(f"{top} is not declared in pyproject.toml for this package")
 
 
