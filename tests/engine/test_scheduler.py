@@ -79,9 +79,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.core.has_work)
     @rule()
     def step(self) -> None:
-        outputs, stats = self.core.step()
-        assert stats.num_rows >= 1
-        for output in outputs:
+        """Chunks are sized by the time that steps take: a real clock would make runs differ."""
+        scheduler = self.core.scheduler
+        step = scheduler.schedule()
+        assert step.rows
+        for output in scheduler.update(step, self.runner.run(step), step_s=0.001):
             self.take(output)
 
     def take(self, output: TokenOutput) -> None:

@@ -346,8 +346,8 @@ def test_a_configuration_that_is_no_object(content: bytes, own_dir: Path) -> Non
 # --- opening is cheap, and real directories --------------------------------------------------
 
 
-def test_opening_ours_neither_hashes_nor_imports_a_compiler(own_dir: Path) -> None:
-    """torch's compiler comes along with some calls on the meta device, and takes a second."""
+def test_opening_ours_takes_no_sha256_and_imports_no_compiler(own_dir: Path) -> None:
+    """Each takes a second: the one for a gigabyte, the other with some calls on the meta device."""
     code = (
         "import hashlib, sys\n"
         "from pathlib import Path\n"
