@@ -137,8 +137,10 @@ def save_checkpoint(
         problems = _given_problems(config, tensors) + nonfinite_problems(tensors, told)
         if problems:
             raise CheckpointError(problems)
+        # In one order, so that the same weights have the same hash wherever they came from.
+        ordered = {name: tensors[name] for name in expected_shapes(config, len(tensors))}
         with new_directory(dest) as temporary:
-            digest = write_safetensors(temporary / "model.safetensors", tensors, told)
+            digest = write_safetensors(temporary / "model.safetensors", ordered, told)
             for file in _vocabulary_files(vocabulary):
                 write_bytes(temporary / file.name, file.read_bytes())
             head = {"format": FORMAT, "format_version": FORMAT_VERSION}

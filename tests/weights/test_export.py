@@ -102,6 +102,19 @@ def test_there_and_back_bit_for_bit(
     assert opened(tmp_path / "back").dtype == dtype
 
 
+def test_the_same_weights_have_the_same_file_wherever_they_came_from(tmp_path: Path) -> None:
+    config, tensors = CONFIG, random_tensors(CONFIG)
+    shuffled = dict(sorted(tensors.items(), reverse=True))
+    ours = [
+        save_checkpoint(tmp_path / "ordered", config, tensors, None, {}),
+        save_checkpoint(tmp_path / "shuffled", config, shuffled, None, {}),
+    ]
+    export(ours[0].path, tmp_path / "hf")
+    ours.append(convert(tmp_path / "hf", tmp_path / "back"))
+    assert len({(one.path / "model.safetensors").read_bytes() for one in ours}) == 1
+    assert len({one.weights_hash for one in ours}) == 1
+
+
 def test_hugging_face_to_hugging_face_without_a_stop(hf_dir: Path, tmp_path: Path) -> None:
     export(hf_dir, tmp_path / "back")
     written = load_file(tmp_path / "back" / "model.safetensors")
