@@ -31,6 +31,8 @@ class PromptEcho:
         The first call shows the first token, which nothing predicts; all of them where no
         log probability will come.
         """
+        if not (self._has_text or self._is_scored):
+            return
         if self._num_shown == 0:
             self._show(None, text, delta)
         for logprob in logprobs if self._is_scored else self._none_left():
