@@ -51,7 +51,11 @@ def command(**options: Any) -> None:
 
     The same command goes on where an interrupted one stopped.
     """
-    from training.pretrain import PretrainConfig, TrainingError, pretrain
+    try:
+        from training.pretrain import PretrainConfig, TrainingError, pretrain
+    except ModuleNotFoundError as error:
+        extra = "which the extra training brings: pip install 'gpt2-server[training]'"
+        refuse([f"pretrain needs {error.name}, {extra}"])
 
     if options["start_from"] is not None:
         options["start_from"] = locate(options["start_from"]).path

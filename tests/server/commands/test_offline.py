@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,17 @@ def test_pretrain_lists_what_is_impossible(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, arguments)
     assert told.exit_code == 2
     assert told.output.count("Error: ") == 2
+
+
+def test_pretrain_without_its_extra_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "training"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as if it were not installed
+    told = CliRunner().invoke(main, ["pretrain", str(tmp_path), str(tmp_path / "run")])
+    assert told.exit_code == 2
+    assert told.output == (
+        "Error: pretrain needs tokenizers, which the extra training brings: "
+        "pip install 'gpt2-server[training]'\n"
+    )
