@@ -43,10 +43,9 @@ def fold(told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         assert whole["finish_reason"] is None, "it went on after its end"
         assert "prompt_token_ids" not in choice
-        whole["text"] += choice["text"]
         whole["finish_reason"] = choice["finish_reason"]
-        if "token_ids" in whole:
-            whole["token_ids"] += choice["token_ids"]
+        for name in {"text", "token_ids", "prompt_logprobs"} & whole.keys():
+            whole[name] += choice[name]
         if whole["logprobs"] is not None:
             for name, values in choice["logprobs"].items():
                 whole["logprobs"][name] += values

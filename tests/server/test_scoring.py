@@ -12,7 +12,7 @@ from engine.request import SamplingParams, TokenOutput
 from server.generation import Generation
 from tests.server.conftest import client_of, make_app
 from tests.server.fake_engine import EOS_ID, INFO, FakeEngine
-from tests.server.test_completions import complete, events
+from tests.server.test_completions import complete, events, fold
 
 LAW: list[dict[str, Any]] = [
     {"echo": True},
@@ -24,23 +24,6 @@ LAW: list[dict[str, Any]] = [
     {"prompt": [[1, 2, 3], [5]], "prompt_logprobs": 0, "return_token_ids": True, "echo": True},
     {"prompt": "abcdefgh", "truncate_prompt_tokens": 3, "echo": True, "logprobs": 1},
 ]
-
-
-def fold(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Choices from events, every list and text joined."""
-    folded: dict[int, dict[str, Any]] = {}
-    for choice in (choice for event in told for choice in event["choices"]):
-        whole = folded.setdefault(choice["index"], choice)
-        if whole is choice:
-            continue
-        assert whole["finish_reason"] is None, "it went on after its end"
-        whole["finish_reason"] = choice["finish_reason"]
-        for name in ("text", "token_ids", "prompt_logprobs"):
-            if name in whole:
-                whole[name] += choice[name]
-        for name, values in (choice["logprobs"] or {}).items():
-            whole["logprobs"][name] += values
-    return [folded[index] for index in sorted(folded)]
 
 
 @pytest.mark.parametrize("fields", LAW)
