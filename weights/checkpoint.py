@@ -79,8 +79,8 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open our own directory, or a Hugging Face GPT-2 one, whose matrices are copied.
 
-    Names, shapes and dtypes are verified, and the checksums of our own directory; values are
-    looked at by conversion only. Raises CheckpointError listing every problem. No pickle is opened.
+    Names, shapes and dtypes are verified; and the checksums of our own directory, or that every
+    value of another is a number. Raises CheckpointError listing every problem. No pickle is opened.
     """
     if not path.exists():
         raise CheckpointError([f"{path} does not exist"])
@@ -96,7 +96,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         values = read_object(path / "config.json")
         if "format" in values:
             return _open_own(path, values)
-        return _from_foreign(path, read_hf_gpt2(path))
+        foreign = read_hf_gpt2(path)
+        if problems := nonfinite_problems(foreign.tensors, Progress(None, 0)):
+            raise CheckpointError(problems)
+        return _from_foreign(path, foreign)
 
 
 def open_source(path: Path, hints: Hints = NO_HINTS) -> Checkpoint:

@@ -23,7 +23,7 @@ from weights.formats.hf_config import config_to_hf
 from weights.formats.hf_gpt2 import tensors_to_hf
 from weights.stored import CheckpointError
 from weights.vocabulary import END_OF_TEXT, fit_problems, read_tokenizer, vocabulary_files
-from weights.writing import Progress, nonfinite_problems, write_safetensors
+from weights.writing import Progress, write_safetensors
 
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -48,15 +48,12 @@ def export(
     if problems or checkpoint is None:
         raise CheckpointError(problems)
     tensors = tensors_to_hf(checkpoint.tensors)
-    told = Progress(progress, 3 * sum(tensor.nbytes for tensor in tensors.values()))
-    with named_problems(dest):
-        if problems := nonfinite_problems(tensors, told):
-            raise CheckpointError(problems)
-        with new_directory(dest) as temporary:
-            write_safetensors(temporary / "model.safetensors", tensors, told)
-            write_object(temporary / "config.json", _config(checkpoint.config, tensors.values()))
-            if tokenizer is not None:
-                _write_vocabulary(temporary, source, tokenizer, checkpoint.config)
+    told = Progress(progress, 2 * sum(tensor.nbytes for tensor in tensors.values()))
+    with named_problems(dest), new_directory(dest) as temporary:
+        write_safetensors(temporary / "model.safetensors", tensors, told)
+        write_object(temporary / "config.json", _config(checkpoint.config, tensors.values()))
+        if tokenizer is not None:
+            _write_vocabulary(temporary, source, tokenizer, checkpoint.config)
     return open_checkpoint(dest)
 
 

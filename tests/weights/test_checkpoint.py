@@ -359,6 +359,18 @@ def test_opening_ours_takes_no_sha256_and_imports_no_compiler(own_dir: Path) -> 
     subprocess.run([sys.executable, "-c", code, str(own_dir)], check=True)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_none_are_not_served(
+    value: float, hf_dir: Path, edit_tensors: EditTensors
+) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["transformer.h.1.ln_2.bias"][3] = value
+
+    edit_tensors(hf_dir, spoil)
+    with pytest.raises(CheckpointError, match=r"h\.1\.ln_2\.bias has 1 values that are NaN or inf"):
+        open_checkpoint(hf_dir)
+
+
 def test_tensors_are_memory_mapped(own_dir: Path) -> None:
     before = open_checkpoint(own_dir)
     assert "model.safetensors" in Path("/proc/self/maps").read_text()

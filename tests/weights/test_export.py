@@ -277,7 +277,7 @@ def test_numbers_that_are_none(hf_dir: Path, edit_tensors: Any, tmp_path: Path) 
         tensors["transformer.h.1.mlp.c_fc.weight"][3, 4] = torch.nan
 
     edit_tensors(hf_dir, spoil)
-    with pytest.raises(CheckpointError, match=r"hf2: tensor .*c_fc\.weight has 1 values that are"):
+    with pytest.raises(CheckpointError, match=r"hf: tensor h\.1\.mlp\.c_fc\.weight has 1 values"):
         export(hf_dir, tmp_path / "hf2")
 
 
