@@ -12,17 +12,21 @@ from torch import Tensor
 from engine.core import EngineCore
 from engine.cpus import num_usable_cores
 from engine.errors import EngineFailed
+from engine.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, measure
 from engine.memory import available_bytes
 from engine.messages import EngineConfig, ModelInfo
+from engine.networks import DTYPES, CacheShape, Weights, build_network, cache_dtype, key_tile
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
 from model.config import GPTConfig
-from model.decoder import GPT
 from model.kernels import native
-from model.kernels.native import AttentionFactory, NativeKernels
-from model.linear import has_packed_kernels, pack
-from model.slot_cache import SlotCache
+from model.kernels.decoder import unsupported
+from model.kernels.native import NativeKernels
+from model.kernels.packing import padded
+from model.linear import has_packed_kernels
+from model.quantised import Int4Matrix, QuantisedMatrix
+from model.quantising import METHODS, method_problems
 
 MAX_AUTO_SLOTS = 64
 """On a CPU more rows than this add latency and hardly any throughput."""
@@ -34,10 +38,8 @@ MAX_THREADS = 1_024
 """A bound on mistakes: OpenMP ends the process when it cannot start as many as it is told."""
 
 DRAW_SCHEME = "philox4x32-10/inverse-cdf"
-CACHE_DTYPE = torch.float32
 
 _KERNELS = ("auto", "torch", *native.PATHS)
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_core(
@@ -46,22 +48,28 @@ def build_core(
     engine_config: EngineConfig,
     weights_hash: str,
     source: str,
+    matrices: Mapping[str, QuantisedMatrix] | None = None,
 ) -> tuple[EngineCore, ModelInfo]:
     """Load a network and make an engine around it.
 
-    ``tensors`` are named and shaped as model.decoder.parameter_shapes says, (out, in).
+    ``tensors`` are named and shaped as model.decoder.parameter_shapes says, (out, in); of a
+    quantised checkpoint the matrices come as ``matrices`` instead.
     Raises EngineFailed with every setting that is impossible here.
     """
-    _check(config, engine_config)
+    weights = Weights(config, tensors, matrices or {})
+    _check(weights, engine_config)
     num_threads = engine_config.num_threads or num_usable_cores()
     torch.set_num_threads(num_threads)
-    dtype = _dtype(engine_config.dtype)
-    gpt, path = _load(config, tensors, dtype)
+    kernels = _kernels(engine_config.kernels, config)
+    dtype, fidelity = _dtype(engine_config.dtype, weights, kernels)
+    if dtype in METHODS:
+        weights = weights.quantised(dtype)
     context_len = engine_config.max_context or config.num_positions
-    num_slots = _num_slots(config, context_len, engine_config.num_slots)
-    cache = SlotCache(config, num_slots, context_len, CACHE_DTYPE)
-    attention = AttentionFactory(config, cache, _kernels(engine_config.kernels))
-    kernels = f"{path} products, {attention.path} attention"
+    slot_bytes = _slot_bytes(config, dtype, kernels, context_len)
+    num_slots = _num_slots(slot_bytes, context_len, engine_config.num_slots)
+    network, cache, path = build_network(
+        weights, dtype, kernels, CacheShape(num_slots, context_len)
+    )
     scheduler = Scheduler(SlotPool(num_slots), context_len, config.vocab_size, config.eos_token_ids)
     info = ModelInfo(
         vocab_size=config.vocab_size,
@@ -73,32 +81,35 @@ def build_core(
         eos_token_ids=config.eos_token_ids,
         weights_hash=weights_hash,
         device="cpu",
-        dtype=str(dtype).removeprefix("torch."),
-        kernels=kernels,
+        dtype=dtype,
+        kernels=path,
         num_slots=num_slots,
-        slot_bytes=config.slot_bytes(CACHE_DTYPE.itemsize, context_len),
+        slot_bytes=slot_bytes,
         num_threads=num_threads,
-        fingerprint=_fingerprint(weights_hash, str(dtype), kernels, str(num_threads)),
+        fingerprint=_fingerprint(weights_hash, dtype, path, str(num_threads)),
         source=source,
+        log_loss_rise=None if fidelity is None else fidelity.share,
     )
-    return EngineCore(scheduler, Runner(gpt, cache, attention)), info
+    return EngineCore(scheduler, Runner(network, cache)), info
 
 
-def _check(config: GPTConfig, engine_config: EngineConfig) -> None:
-    problems = []
+def _check(weights: Weights, engine_config: EngineConfig) -> None:
+    config = weights.config
+    problems = _dtype_problems(weights, engine_config.dtype)
     if engine_config.device not in ("auto", "cpu"):
         problems.append(f"device must be auto or cpu, got {engine_config.device!r}")
-    if engine_config.dtype not in ("auto", *_DTYPES):
-        problems.append(f"dtype must be auto, {' or '.join(_DTYPES)}, got {engine_config.dtype!r}")
     if engine_config.kernels not in _KERNELS:
         problems.append(
             f"kernels must be one of {', '.join(_KERNELS)}, got {engine_config.kernels!r}"
         )
     elif engine_config.kernels in native.PATHS and native.load(engine_config.kernels) is None:
+        possible = ", ".join(("torch", *native.available_paths()))
         problems.append(
             f"kernels {engine_config.kernels} are not to be had here: not built, or not this "
-            "processor's"
+            f"processor's; possible: {possible}"
         )
+    elif engine_config.kernels in native.PATHS and (reason := unsupported(config)):
+        problems.append(f"kernels {engine_config.kernels} cannot run this checkpoint: {reason}")
     num_slots, num_threads = engine_config.num_slots, engine_config.num_threads
     if num_slots is not None and num_slots < 1:
         problems.append(f"slots must be at least 1, got {num_slots}")
@@ -113,37 +124,73 @@ def _check(config: GPTConfig, engine_config: EngineConfig) -> None:
         raise EngineFailed(problems)
 
 
-def _kernels(name: str) -> NativeKernels | None:
+def _dtype_problems(weights: Weights, dtype: str) -> list[str]:
+    if dtype not in ("auto", *DTYPES):
+        return [f"dtype must be auto, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {dtype!r}"]
+    stored = _stored_method(weights)
+    if stored and dtype not in ("auto", stored):
+        return [f"dtype must be auto or {stored}, as the checkpoint is stored, got {dtype!r}"]
+    problems = method_problems(weights.config, dtype) if dtype in METHODS else []
+    return [f"dtype {problem}; possible: {', '.join(DTYPES[:-1])}" for problem in problems]
+
+
+def _stored_method(weights: Weights) -> str | None:
+    """``int4`` where any matrix is, since the head stays in int8."""
+    if not weights.matrices:
+        return None
+    is_int4 = any(isinstance(matrix, Int4Matrix) for matrix in weights.matrices.values())
+    return "int4" if is_int4 else "int8"
+
+
+def _kernels(name: str, config: GPTConfig) -> NativeKernels | None:
     """The native kernels asked for; with ``auto`` the best there are, or None."""
-    if name == "torch":
+    if name == "torch" or unsupported(config):
         return None
     return native.load(None if name == "auto" else name)
 
 
-def _dtype(name: str) -> torch.dtype:
-    """``auto`` is bfloat16 where the processor multiplies it natively, else float32."""
+def _dtype(
+    name: str, weights: Weights, kernels: NativeKernels | None
+) -> tuple[str, Fidelity | None]:
+    """``auto`` is how a quantised checkpoint is stored; else int8, if kernels that are fast at it
+    are there and it proves to keep this model's quality; else bfloat16 where the processor
+    multiplies it natively, else float32.
+    """
     if name != "auto":
-        return _DTYPES[name]
-    return torch.bfloat16 if has_packed_kernels(torch.bfloat16) else torch.float32
+        return name, None
+    if stored := _stored_method(weights):
+        return stored, None
+    has_bfloat16 = (
+        has_packed_kernels(torch.bfloat16) if kernels is None else kernels.path == "avx512"
+    )
+    wide = "bfloat16" if has_bfloat16 else "float32"
+    if kernels is None or kernels.path == "plain":
+        return wide, None
+    fidelity = _fidelity(weights, wide, kernels)
+    return ("int8" if fidelity.is_kept else wide), fidelity
 
 
-def _load(config: GPTConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[GPT, str]:
-    """The network with packed weights, and the kernel path taken. Memory-mapped until packed."""
-    gpt = GPT.on_meta(config)
-    state = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    if config.is_head_tied:
-        state["lm_head.weight"] = state["wte.weight"]
-    gpt.load_state_dict(state, strict=True, assign=True)
-    gpt.requires_grad_(False).eval()
-    for module in gpt.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.float()
-    return gpt, pack(gpt, dtype)
+def _fidelity(weights: Weights, wide: str, kernels: NativeKernels) -> Fidelity:
+    """What int8 costs, against ``wide``."""
+    config = weights.config
+    num_tokens = min(MAX_TOKENS, config.num_positions)
+    shape = CacheShape(NUM_SEQUENCES, num_tokens)
+    reference, candidate = (
+        build_network(weights, dtype, kernels, shape)[0] for dtype in (wide, "int8")
+    )
+    first_id = config.eos_token_ids[0] if config.eos_token_ids else 0
+    return measure(reference, candidate, first_id, num_tokens)
 
 
-def _num_slots(config: GPTConfig, context_len: int, wanted: int | None) -> int:
+def _slot_bytes(
+    config: GPTConfig, dtype: str, kernels: NativeKernels | None, context_len: int
+) -> int:
+    positions = padded(context_len, key_tile(kernels))
+    return config.slot_bytes(cache_dtype(dtype).itemsize, positions)
+
+
+def _num_slots(slot_bytes: int, context_len: int, wanted: int | None) -> int:
     """``wanted`` if there is memory for so many; without it a share of what there is."""
-    slot_bytes = config.slot_bytes(CACHE_DTYPE.itemsize, context_len)
     available = available_bytes() if wanted else int(available_bytes() * SLOT_MEMORY_SHARE)
     if available >= slot_bytes * (wanted or 1):
         return wanted or min(MAX_AUTO_SLOTS, available // slot_bytes)

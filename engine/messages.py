@@ -14,9 +14,11 @@ from engine.request import Request, TokenOutput
 class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     """How to run one checkpoint. None leaves the choice to the engine.
 
-    ``dtype``: ``auto``, ``float32`` or ``bfloat16``; ``device``: ``auto``, ``cpu`` or ``cuda``.
+    ``dtype``: ``auto``, ``float32``, ``bfloat16``, ``int8`` or ``int4``; ``device``: ``auto``,
+    ``cpu`` or ``cuda``.
     ``num_slots``: sequences that run at once. ``max_context``: positions of a slot, at most the
-    checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512``.
+    checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512vnni``,
+    ``avx512``.
     """
 
     checkpoint: str
@@ -34,7 +36,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """What is being served, decided once the checkpoint is loaded.
 
     ``fingerprint`` names everything that a seeded answer depends on: weights, dtype, kernel
-    path, threads, version.
+    path, threads, version. ``log_loss_rise`` is what int8 costs, as a share of the log-loss of
+    the model's own text, where that was measured to decide the dtype.
     """
 
     vocab_size: int
@@ -53,6 +56,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     num_threads: int
     fingerprint: str
     source: str
+    log_loss_rise: float | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 from engine.request import TokenLogprob
 from engine.step import Drawn, SamplingState, Step, StepResult, StepRow
 from model.attention import Span
-from model.decoder import GPT
-from model.kernels.native import AttentionFactory
 from model.logprobs import logprobs
+from model.network import Network
 from model.sampler import SamplingRow, sample
 from model.slot_cache import SlotCache
 
@@ -26,10 +25,9 @@ and no more than products are tried with when a model is loaded (is_batch_invari
 class Runner:
     """Owns the network and the cache. Holds nothing of a request between steps."""
 
-    def __init__(self, gpt: GPT, cache: SlotCache, attention: AttentionFactory) -> None:
-        self.gpt = gpt
+    def __init__(self, network: Network, cache: SlotCache) -> None:
+        self.network = network
         self.cache = cache
-        self._attention = attention
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
@@ -37,35 +35,36 @@ class Runner:
         for copy in step.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
         spans = [Span(row.slot, row.start, len(row.token_ids)) for row in step.rows]
-        ids = torch.tensor([token_id for row in step.rows for token_id in row.token_ids])  # (N)
-        positions = torch.tensor([p for span in spans for p in range(span.start, span.end)])
-        hidden = self.gpt(ids, positions, self._attention(spans))  # (N, C)
-        return StepResult(self._draw(hidden, step), self._score(hidden, step))
+        ids = [token_id for row in step.rows for token_id in row.token_ids]  # (N)
+        draws = [(row.sampling, end - 1) for row, _, end in _places(step) if row.sampling]
+        spots = [
+            _Spot(start + row.scoring.offset + i, token_id, row.scoring.num_logprobs)
+            for row, start, _ in _places(step)
+            if row.scoring
+            for i, token_id in enumerate(row.scoring.target_ids)
+        ]
+        wanted = sorted({index for _, index in draws} | {spot.index for spot in spots})
+        hidden = self.network.hidden(ids, spans, wanted)  # (W, C)
+        line = {index: i for i, index in enumerate(wanted)}
+        drawn = self._draw(hidden, [(state, line[index]) for state, index in draws])
+        scores = self._scores(hidden, [replace(spot, index=line[spot.index]) for spot in spots])
+        counts = [len(row.scoring.target_ids) for row in step.rows if row.scoring]
+        return StepResult(drawn, tuple(tuple(islice(scores, count)) for count in counts))
 
-    def _draw(self, hidden: Tensor, step: Step) -> tuple[Drawn, ...]:
-        """The next token of each row with ``sampling``. hidden (N, C)."""
-        rows = [(row.sampling, end - 1) for row, _, end in _places(step) if row.sampling]
+    def _draw(self, hidden: Tensor, rows: Sequence[tuple[SamplingState, int]]) -> tuple[Drawn, ...]:
+        """The next token of each row, whose hidden state has the index beside it."""
         if not rows:
             return ()
-        logits = self.gpt.logits(hidden[[last for _, last in rows]])  # (B, V)
+        indices = [index for _, index in rows]
+        is_all = indices == list(range(len(hidden)))
+        logits = self.network.logits(hidden if is_all else hidden[indices])  # (B, V)
         drawn = sample(logits, [_sampling_row(state) for state, _ in rows])
         return tuple(Drawn(one.token_id, one.logprob, one.top) for one in drawn)
 
-    def _score(self, hidden: Tensor, step: Step) -> tuple[tuple[TokenLogprob, ...], ...]:
-        """The log probabilities that each row with ``scoring`` asks for. hidden (N, C)."""
-        rows = [(row.scoring, start) for row, start, _ in _places(step) if row.scoring]
-        spots = [
-            _Spot(start + state.offset + i, token_id, state.num_logprobs)
-            for state, start in rows
-            for i, token_id in enumerate(state.target_ids)
-        ]
-        scores = self._scores(hidden, spots)
-        return tuple(tuple(islice(scores, len(state.target_ids))) for state, _ in rows)
-
-    def _scores(self, hidden: Tensor, spots: list[_Spot]) -> Iterator[TokenLogprob]:
+    def _scores(self, hidden: Tensor, spots: Sequence[_Spot]) -> Iterator[TokenLogprob]:
         for first in range(0, len(spots), SCORED_ROWS):
             tile = spots[first : first + SCORED_ROWS]
-            logits = self.gpt.logits(hidden[[spot.index for spot in tile]])  # (B, V)
+            logits = self.network.logits(hidden[[spot.index for spot in tile]])  # (B, V)
             num_top = max(spot.num_logprobs for spot in tile)
             found = logprobs(logits, [spot.token_id for spot in tile], num_top)
             for spot, one in zip(tile, found, strict=True):
@@ -74,7 +73,7 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """A place in N, and the token that is asked about there."""
+    """A place among the step's tokens, and the token that is asked about there."""
 
     index: int
     token_id: int

@@ -3,12 +3,13 @@
 Training uses plain ``nn.Linear``; :func:`pack` replaces them before serving. Every product here
 is batch-invariant: a row's result depends on neither the number of rows nor its place
 among them. Where the library's own kernel does not keep that, rows go through it in tiles of a
-fixed height instead.
+fixed height instead. Quantised layers add up whole numbers, which is exact in any order
+(model/quantised_linear.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.decoder import GPT
+from model.quantised import Int4Matrix, QuantisedMatrix
+from model.quantised_linear import quantised_linear
 
 TILE_ROWS = 16
 """Rows of the fixed-height products behind :class:`TiledLinear`."""
@@ -132,17 +135,36 @@ def pack(gpt: GPT, dtype: torch.dtype, is_packed: bool | None = None) -> str:
     if is_packed is None:
         is_packed = _may_pack(gpt, dtype)
     kind = PackedLinear if is_packed else TiledLinear
-    for layer in gpt.layers:
-        for owner, name in (
-            (layer.attn, "c_attn"),
-            (layer.attn, "c_proj"),
-            (layer.mlp, "c_fc"),
-            (layer.mlp, "c_proj"),
-        ):
-            linear = getattr(owner, name)
-            setattr(owner, name, kind(linear.weight, linear.bias, dtype))
+    for _, owner, name in _layer_linears(gpt):
+        linear = getattr(owner, name)
+        setattr(owner, name, kind(linear.weight, linear.bias, dtype))
     gpt.lm_head = kind(gpt.lm_head.weight, None, torch.float32)  # type: ignore[assignment]
     return "packed" if is_packed else "tiled"
+
+
+def pack_quantised(gpt: GPT, matrices: Mapping[str, QuantisedMatrix]) -> str:
+    """Replace the linear layers whose weights' names are in ``matrices``, in place.
+
+    Biases stay; the head is called ``lm_head.weight``, tied or not. Returns the name of the path
+    taken: ``int4`` if one of the matrices has 4 bits, otherwise ``int8``.
+    """
+    for weight_name, owner, name in (
+        *_layer_linears(gpt),
+        ("lm_head.weight", gpt, "lm_head"),
+    ):
+        if matrix := matrices.get(weight_name):
+            setattr(owner, name, quantised_linear(matrix, getattr(owner, name).bias))
+    has_int4 = any(isinstance(matrix, Int4Matrix) for matrix in matrices.values())
+    return "int4" if has_int4 else "int8"
+
+
+def _layer_linears(gpt: GPT) -> Iterator[tuple[str, nn.Module, str]]:
+    """The name of the weight, the owner and the attribute of each linear layer but the head."""
+    for index, layer in enumerate(gpt.layers):
+        yield f"h.{index}.attn.c_attn.weight", layer.attn, "c_attn"
+        yield f"h.{index}.attn.c_proj.weight", layer.attn, "c_proj"
+        yield f"h.{index}.mlp.c_fc.weight", layer.mlp, "c_fc"
+        yield f"h.{index}.mlp.c_proj.weight", layer.mlp, "c_proj"
 
 
 def _may_pack(gpt: GPT, dtype: torch.dtype) -> bool:

@@ -84,7 +84,7 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[Sampled]:
     adjusted = _adjust(logits, rows)
     ids = [0] * len(rows)
     greedy = [i for i, row in enumerate(rows) if row.temperature == 0]
-    for i, token_id in zip(greedy, adjusted[greedy].argmax(-1).tolist(), strict=True):
+    for i, token_id in zip(greedy, _lines(adjusted, greedy).argmax(-1).tolist(), strict=True):
         ids[i] = token_id
     for is_filtered, draw in ((False, _draw_any), (True, _draw_filtered)):
         some = [
@@ -95,12 +95,17 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow]) -> list[Sampled]:
         if some:
             chosen = [rows[i] for i in some]
             temperature = torch.tensor([max(row.temperature, MIN_TEMPERATURE) for row in chosen])
-            lines = adjusted[some]
+            lines = _lines(adjusted, some)
             # Largest first brought to 0, so that no temperature, however low, overflows.
             scaled = (lines - lines.amax(-1, keepdim=True)) / temperature.unsqueeze(1)
             for i, token_id in zip(some, draw(scaled, chosen), strict=True):
                 ids[i] = token_id
     return [_with_logprobs(logits[i], row, ids[i]) for i, row in enumerate(rows)]
+
+
+def _lines(logits: Tensor, some: Sequence[int]) -> Tensor:
+    """The lines of ``some`` rows, ascending. All of them need no copy, which is 13 MB for 64."""
+    return logits if len(some) == len(logits) else logits[list(some)]
 
 
 def _adjust(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:

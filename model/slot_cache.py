@@ -7,13 +7,20 @@ from torch import Tensor
 
 from model.config import GPTConfig
 
+KEY_TILE = 16
+"""Keys that the native kernels keep side by side."""
+
 
 class SlotCache:
-    """Keys and values, (L, 2, S, H, T, D): room for ``num_slots`` whole sequences.
+    """Room for ``num_slots`` whole sequences.
+
+    ``values`` are (L, S, H, T, D). ``keys`` are (L, S, H, T / tile, D, tile): channel by channel,
+    the keys of ``key_tile`` positions together, as the native kernels multiply them; with a tile
+    of 1 that is (T, D) again. T is ``num_positions`` rounded up to whole tiles.
 
     Owned by the runner. A slot's content is valid up to the position last written; what lies
-    beyond is undefined (it may be NaN) and is never read. Views stay valid for the cache's life
-    and are never gathered: a gather of 32 slots costs more than the step itself.
+    beyond is undefined (it may be NaN) and reaches no result. Slots are never gathered: a
+    gather of 32 slots costs more than the step itself.
     """
 
     def __init__(
@@ -23,36 +30,50 @@ class SlotCache:
         num_positions: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        key_tile: int = 1,
     ) -> None:
         self.num_slots = num_slots
         self.num_positions = num_positions or config.num_positions
-        self.data = torch.empty(
-            (
-                config.num_layers,
-                2,
-                num_slots,
-                config.num_heads,
-                self.num_positions,
-                config.head_len,
-            ),
-            dtype=dtype,
-            device=device,
+        self.key_tile = key_tile
+        num_tiles = -(-self.num_positions // key_tile)
+        lead = (config.num_layers, num_slots, config.num_heads)
+        self.keys = torch.empty(
+            (*lead, num_tiles, config.head_len, key_tile), dtype=dtype, device=device
         )
+        self.values = torch.empty(
+            (*lead, num_tiles * key_tile, config.head_len), dtype=dtype, device=device
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What keys and values are rounded to."""
+        return self.keys.dtype
 
     def write(self, layer: int, slot: int, start: int, key: Tensor, value: Tensor) -> None:
         """Store ``key`` and ``value``, (N, H, D) each, at positions ``start`` to ``start + N``."""
         end = start + key.shape[0]
-        self.data[layer, 0, slot, :, start:end] = key.transpose(0, 1)  # (N, H, D) -> (H, N, D)
-        self.data[layer, 1, slot, :, start:end] = value.transpose(0, 1)
+        places = torch.arange(start, end, device=key.device)
+        tile, lane = places // self.key_tile, places % self.key_tile
+        # Between indices a slice moves the indexed axis to the front: (N, H, D).
+        self.keys[layer, slot][:, tile, :, lane] = key.to(self.dtype)
+        self.values[layer, slot, :, start:end] = value.transpose(0, 1)  # (N, H, D) -> (H, N, D)
 
     def view(self, layer: int, slot: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (H, end, D) of a slot, in place. Changes nothing."""
-        return self.data[layer, 0, slot, :, :end], self.data[layer, 1, slot, :, :end]
+        """Keys and values (H, end, D) of a slot; in place where the tile is 1."""
+        tiles = self.keys[layer, slot].transpose(-1, -2)  # (H, T / tile, D, tile) -> (.., tile, D)
+        return tiles.flatten(1, 2)[:, :end], self.values[layer, slot, :, :end]
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of ``source`` into ``target``, all layers."""
-        self.data[:, :, target, :, :length] = self.data[:, :, source, :, :length]
+        num_tiles = -(-length // self.key_tile)  # what the last tile has beyond is never used
+        self.keys[:, target, :, :num_tiles] = self.keys[:, source, :, :num_tiles]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
 
     def poison(self, slot: int, start: int = 0) -> None:
         """Fill a slot from ``start`` on with NaN: a read of what was never written shows itself."""
-        self.data[:, :, slot, :, start:] = float("nan")
+        self.values[:, slot, :, start:] = float("nan")
+        tile, lane = divmod(start, self.key_tile)
+        if lane:
+            self.keys[:, slot, :, tile, :, lane:] = float("nan")
+            tile += 1
+        self.keys[:, slot, :, tile:] = float("nan")

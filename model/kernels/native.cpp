@@ -2,79 +2,108 @@
 // Python and no torch headers, so it builds in seconds. Built without linking an OpenMP
 // library: the symbols come from the one that torch has loaded, so there is one thread pool.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
-// One layer's attention. query, key and value are (N, H * D), their lines `token_stride` floats
-// apart; keys and values are the layer's cache, (S, H, T, D); out is (N, H * D), dense.
-struct Task {
-    const float* query;
-    const float* key;
-    const float* value;
-    float* out;
-    float* keys;
-    float* values;
-    int64_t token_stride;
-    int32_t num_heads;
-    int32_t head_len;
-    int32_t num_positions;
-    float scale;
-};
-
-// The tokens of one row: `length` of them, from `first_token` on along N and from position
-// `start` on in `slot`.
-struct Span {
-    int64_t slot;
-    int64_t start;
-    int64_t length;
-    int64_t first_token;
-};
+#include "types.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_X86_PATHS 1
+#include <immintrin.h>
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")
+#define USE_AVX512VNNI
+#define USE_AVX512BF16
 namespace avx512 {
-#include "attention_paths.h"
+#include "path.h"
 }
 #pragma GCC pop_options
+#undef USE_AVX512BF16
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-#include "attention_paths.h"
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+namespace avx512vnni {
+#include "path.h"
 }
 #pragma GCC pop_options
+#undef USE_AVX512VNNI
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#define USE_AVX2
+namespace avx2 {
+#include "path.h"
+}
+#pragma GCC pop_options
+#undef USE_AVX2
 #endif
 namespace plain {
-#include "attention_paths.h"
+#include "path.h"
 }
+
+namespace {
+enum Path { PLAIN = 1, AVX2 = 2, AVX512VNNI = 4, AVX512 = 8 };
+}
+
+#ifdef HAS_X86_PATHS
+#define ON_PATH(path, call)                         \
+    switch (path) {                                 \
+        case AVX512: return avx512::call;           \
+        case AVX512VNNI: return avx512vnni::call;   \
+        case AVX2: return avx2::call;               \
+        default: return plain::call;                \
+    }
+#else
+#define ON_PATH(path, call) return plain::call;
+#endif
 
 extern "C" {
 
-// Bit 0: plain, bit 1: avx2, bit 2: avx512; what this processor can run.
+// The bits of Path that this processor can run.
 int gpt2_available_paths() {
-    int paths = 1;
+    int paths = PLAIN;
 #ifdef HAS_X86_PATHS
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        paths |= 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c")) {
+        paths |= AVX2;
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-            paths |= 4;
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512vnni")) {
+            paths |= AVX512VNNI;
+            if (__builtin_cpu_supports("avx512bf16")) paths |= AVX512;
+        }
     }
 #endif
     return paths;
 }
 
-// Write keys and values into the cache and attend. `path` is one bit of gpt2_available_paths.
-// head_len must be a multiple of 16.
-void gpt2_attention(int path, const Task* task, const Span* spans, int64_t num_spans) {
-#ifdef HAS_X86_PATHS
-    if (path == 4) return avx512::run(*task, spans, num_spans);
-    if (path == 2) return avx2::run(*task, spans, num_spans);
-#endif
-    plain::run(*task, spans, num_spans);
+// Bytes that gpt2_run needs for so many tokens, and gpt2_linear for so many rows of num_inputs.
+int64_t gpt2_run_scratch(const Decoder* decoder, int64_t num_tokens) {
+    return plain::Scratch::bytes(*decoder, num_tokens);
+}
+int64_t gpt2_linear_scratch(int64_t num_rows, int64_t num_inputs) {
+    return plain::rows_bytes(num_rows, num_inputs);
+}
+
+// Embeddings to final hidden states, through every layer. `path` is one bit of
+// gpt2_available_paths; `book` are the 16 unsigned values of INT4's codes.
+void gpt2_run(int path, const Decoder* decoder, const Cache* cache, const uint8_t* book,
+              const Step* step) {
+    ON_PATH(path, run(*decoder, *cache, book, *step));
+}
+
+void gpt2_linear(int path, const Matrix* matrix, const uint8_t* book, const float* x,
+                 int64_t num_rows, float* out, int64_t stride, uint8_t* scratch) {
+    ON_PATH(path, linear(*matrix, book, x, num_rows, out, stride, scratch));
+}
+
+void gpt2_attention(int path, const Cache* cache, int num_heads, int head_len, int64_t layer,
+                    float scale, const float* qkv, float* out, const Span* spans,
+                    int64_t num_spans) {
+    ON_PATH(path, attend_alone(*cache, num_heads, head_len, layer, scale, qkv, out, spans,
+                               num_spans));
 }
 }

@@ -9,35 +9,67 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.attention import SlotAttention, Span, score_scale
-from model.config import GPTConfig
-from model.slot_cache import SlotCache
+from model.attention import Span
+from model.kernels import structs
+from model.kernels.packing import interleave
+from model.quantised import CODEBOOK, Int8Matrix, QuantisedMatrix
+from model.slot_cache import KEY_TILE, SlotCache
 
-PATHS = {"plain": 1, "avx2": 2, "avx512": 4}
-"""Instruction sets by name, worst first; the values are the library's own bits."""
+PATHS = {"plain": 1, "avx2": 2, "avx512vnni": 4, "avx512": 8}
+"""Instruction sets by name, worst first; the values are the library's own bits. ``avx512`` has
+bfloat16 products too."""
 
 LANES = 16
 """``head_len`` must be a multiple of this for the native attention."""
 
 
-class _Task(ctypes.Structure):
-    _fields_ = (
-        ("query", ctypes.c_void_p),
-        ("key", ctypes.c_void_p),
-        ("value", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("token_stride", ctypes.c_int64),
-        ("num_heads", ctypes.c_int32),
-        ("head_len", ctypes.c_int32),
-        ("num_positions", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-    )
+@dataclass(frozen=True, slots=True)
+class NativeMatrix:
+    """A linear layer as the kernels read it; keeps what it points to alive."""
+
+    struct: structs.Matrix
+    packed: Tensor
+    scales: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> NativeMatrix:
+        """``weight`` (M, K) rounded to float32 or bfloat16; a line of bfloat16 holds pairs."""
+        packed = interleave(weight.detach().to(dtype), 4 // dtype.itemsize)
+        precision = str(dtype).removeprefix("torch.")
+        return cls._make(packed, None, bias, precision, (weight.shape[0], weight.shape[1]))
+
+    @classmethod
+    def from_quantised(cls, matrix: QuantisedMatrix, bias: Tensor | None) -> NativeMatrix:
+        """Points into ``matrix``, which may be memory-mapped."""
+        precision = "int8" if isinstance(matrix, Int8Matrix) else "int4"
+        shape = (matrix.num_outputs, matrix.num_inputs)
+        return cls._make(matrix.packed, matrix.scales, bias, precision, shape)
+
+    @classmethod
+    def _make(
+        cls,
+        packed: Tensor,
+        scales: Tensor | None,
+        bias: Tensor | None,
+        precision: str,
+        shape: tuple[int, int],
+    ) -> NativeMatrix:
+        bias = None if bias is None else bias.detach().float().contiguous()
+        struct = structs.Matrix(
+            packed=packed.data_ptr(),
+            scales=None if scales is None else scales.data_ptr(),
+            bias=None if bias is None else bias.data_ptr(),
+            precision=structs.PRECISIONS[precision],
+            num_outputs=shape[0],
+            num_inputs=shape[1],
+        )
+        return cls(struct, packed, scales, bias)
 
 
 class NativeKernels:
@@ -46,43 +78,94 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL, path: str) -> None:
         self.path = path
         self._bit = PATHS[path]
-        self._attention = library.gpt2_attention
-        self._attention.argtypes = (
-            ctypes.c_int,
-            ctypes.POINTER(_Task),
-            ctypes.c_void_p,
-            ctypes.c_int64,
+        self._library = library
+        self._book = (ctypes.c_uint8 * 16)(*(value + 128 for value in CODEBOOK))
+        library.gpt2_run_scratch.restype = ctypes.c_int64
+        library.gpt2_linear_scratch.restype = ctypes.c_int64
+        for name in ("gpt2_run", "gpt2_linear", "gpt2_attention"):
+            getattr(library, name).restype = None
+
+    def linear(self, matrix: NativeMatrix, x: Tensor) -> Tensor:
+        """(N, K) float32 -> (N, M) float32."""
+        x = x.contiguous()
+        num_rows, num_inputs = x.shape
+        num_bytes = self._library.gpt2_linear_scratch(
+            ctypes.c_int64(num_rows), ctypes.c_int64(num_inputs)
         )
-        self._attention.restype = None
+        scratch = torch.empty(num_bytes, dtype=torch.uint8)
+        out = torch.empty(num_rows, matrix.struct.num_outputs)
+        self._library.gpt2_linear(
+            self._bit,
+            ctypes.byref(matrix.struct),
+            self._book,
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_int64(num_rows),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.c_int64(out.shape[1]),
+            ctypes.c_void_p(scratch.data_ptr()),
+        )
+        return out
 
     def attention(
-        self, qkv: Tensor, cache: SlotCache, layer: int, spans: Tensor, scale: float
+        self, qkv: Tensor, cache: SlotCache, layer: int, spans: Sequence[Span], scale: float
     ) -> Tensor:
-        """Write keys and values, and attend. ``qkv`` (N, 3C) float32 -> (N, C).
-
-        ``spans`` is (rows, 4), int64: slot, start, length, first token.
-        """
-        num_channels = qkv.shape[1] // 3
-        out = qkv.new_empty(qkv.shape[0], num_channels)
-        slots = cache.data[layer]
-        query, key, value = (
-            qkv.data_ptr() + part * num_channels * qkv.element_size() for part in range(3)
+        """Write keys and values, and attend. ``qkv`` (N, 3C) float32 -> (N, C)."""
+        qkv = qkv.contiguous()
+        out = torch.empty(qkv.shape[0], qkv.shape[1] // 3)
+        lines = span_lines(spans)
+        num_heads, head_len = cache.values.shape[2], cache.values.shape[4]
+        self._library.gpt2_attention(
+            self._bit,
+            ctypes.byref(cache_struct(cache)),
+            num_heads,
+            head_len,
+            ctypes.c_int64(layer),
+            ctypes.c_float(scale),
+            ctypes.c_void_p(qkv.data_ptr()),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.c_void_p(lines.data_ptr()),
+            ctypes.c_int64(len(spans)),
         )
-        task = _Task(
-            query=query,
-            key=key,
-            value=value,
-            out=out.data_ptr(),
-            keys=slots[0].data_ptr(),
-            values=slots[1].data_ptr(),
-            token_stride=qkv.stride(0),
-            num_heads=slots.shape[2],
-            head_len=slots.shape[4],
-            num_positions=slots.shape[3],
-            scale=scale,
-        )
-        self._attention(self._bit, ctypes.byref(task), spans.data_ptr(), len(spans))
         return out
+
+    def scratch_bytes(self, decoder: structs.Decoder, num_tokens: int) -> int:
+        """What :meth:`run` needs beside the step."""
+        count: int = self._library.gpt2_run_scratch(
+            ctypes.byref(decoder), ctypes.c_int64(num_tokens)
+        )
+        return count
+
+    def run(self, decoder: structs.Decoder, cache: structs.Cache, step: structs.Step) -> None:
+        """One pass through every layer."""
+        self._library.gpt2_run(
+            self._bit,
+            ctypes.byref(decoder),
+            ctypes.byref(cache),
+            self._book,
+            ctypes.byref(step),
+        )
+
+
+def span_lines(spans: Sequence[Span]) -> Tensor:
+    """(rows, 4), int64: slot, start, length, first token along N."""
+    lines, first = [], 0
+    for span in spans:
+        lines.append((span.slot, span.start, span.length, first))
+        first += span.length
+    return torch.tensor(lines, dtype=torch.int64)
+
+
+def cache_struct(cache: SlotCache) -> structs.Cache:
+    """The cache as the kernels see it. Raises ValueError for one of another layout."""
+    if cache.key_tile != KEY_TILE:
+        raise ValueError(f"key_tile must be {KEY_TILE}, got {cache.key_tile}")
+    return structs.Cache(
+        keys=cache.keys.data_ptr(),
+        values=cache.values.data_ptr(),
+        precision=structs.PRECISIONS[str(cache.dtype).removeprefix("torch.")],
+        num_slots=cache.num_slots,
+        num_positions=cache.values.shape[3],
+    )
 
 
 def load(path: str | None = None) -> NativeKernels | None:
@@ -102,44 +185,6 @@ def load(path: str | None = None) -> NativeKernels | None:
     return NativeKernels(library, chosen) if available & PATHS[chosen] else None
 
 
-class NativeSlotAttention:
-    """What SlotAttention does, natively. Takes the same spans; the cache must be float32."""
-
-    def __init__(
-        self, config: GPTConfig, cache: SlotCache, spans: Sequence[Span], kernels: NativeKernels
-    ) -> None:
-        self._config = config
-        self._cache = cache
-        self._kernels = kernels
-        lines, first = [], 0
-        for span in spans:
-            lines.append((span.slot, span.start, span.length, first))
-            first += span.length
-        self._spans = torch.tensor(lines, dtype=torch.int64)
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(N, C) -> (N, C); the rows of the step follow each other along N."""
-        qkv = torch.cat((query, key, value), dim=1).float()
-        scale = score_scale(self._config, layer)
-        return self._kernels.attention(qkv, self._cache, layer, self._spans, scale)
-
-
-class AttentionFactory:
-    """Makes each step's ``Attend``: native where it can be, else the reference."""
-
-    def __init__(self, config: GPTConfig, cache: SlotCache, kernels: NativeKernels | None) -> None:
-        self._config = config
-        self._cache = cache
-        is_native = cache.data.dtype == torch.float32 and config.head_len % LANES == 0
-        self._kernels = kernels if is_native else None
-
-    @property
-    def path(self) -> str:
-        """The path taken: ``torch`` for the reference."""
-        return self._kernels.path if self._kernels else "torch"
-
-    def __call__(self, spans: Sequence[Span]) -> SlotAttention | NativeSlotAttention:
-        """Attention for one step's rows."""
-        if self._kernels is None:
-            return SlotAttention(self._config, self._cache, spans)
-        return NativeSlotAttention(self._config, self._cache, spans, self._kernels)
+def available_paths() -> tuple[str, ...]:
+    """What this processor can run, worst first; none where the library was not built."""
+    return tuple(name for name in PATHS if load(name) is not None)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="[default: drawn]")
 @click.option("-n", "num_choices", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", default="auto", show_default=True)
+@click.option(
+    "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, int8 or int4."
+)
 def command(
     prompts: tuple[str, ...],
     checkpoint: str | None,

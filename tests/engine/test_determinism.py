@@ -16,6 +16,7 @@ import torch
 from engine.core import EngineCore
 from engine.loader import build_core
 from engine.messages import EngineConfig
+from engine.networks import DTYPES
 from engine.request import Request, SamplingParams, TokenLogprob
 from engine.runner import Runner
 from engine.step import Step, StepResult
@@ -100,14 +101,14 @@ def request(request_id: int, seed: int, temperature: float, **options: Any) -> R
 
 @pytest.fixture(params=["torch", *native.PATHS])
 def kernels(request: pytest.FixtureRequest) -> str:
-    """Every attention path that this machine has."""
+    """Every kernel path that this machine has."""
     name: str = request.param
     if name != "torch" and native.load(name) is None:
         pytest.skip(f"no {name} kernels on this machine")
     return name
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_alone_and_among_31_others(
     tensors: dict[str, torch.Tensor], dtype: str, kernels: str
 ) -> None:

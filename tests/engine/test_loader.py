@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine import loader
+from engine import loader, networks
 from engine.core import EngineCore
 from engine.errors import EngineFailed
 from engine.loader import MAX_AUTO_SLOTS, SLOT_MEMORY_SHARE, build_core
@@ -64,20 +64,23 @@ def build(
 
 def test_every_impossible_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load", lambda _path=None: None)
-    monkeypatch.setattr(loader, "_load", lambda *_: pytest.fail("loaded before it was refused"))
+    monkeypatch.setattr(
+        loader, "build_network", lambda *_: pytest.fail("loaded before it was refused")
+    )
     with pytest.raises(EngineFailed) as refused:
         build(
             device="tpu", dtype="int3", kernels="plain", num_slots=0, num_threads=0, max_context=0
         )
-    named = [problem.split()[0] for problem in refused.value.problems]
-    assert named == ["device", "dtype", "kernels", "slots", "threads", "max_context"]
-    assert "kernels plain are not to be had here" in refused.value.problems[2]
+    named = {problem.split()[0]: problem for problem in refused.value.problems}
+    assert set(named) == {"device", "dtype", "kernels", "slots", "threads", "max_context"}
+    assert "kernels plain are not to be had here" in named["kernels"]
+    assert "possible: torch" in named["kernels"]
 
 
 def test_without_native_kernels_auto_serves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load", lambda _path=None: None)
     _, info = build(num_slots=1)
-    assert info.kernels.endswith(" torch attention")
+    assert info.kernels.startswith("torch ")
 
 
 @pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "bfloat16"), (False, "float32")])
@@ -85,7 +88,7 @@ def test_the_precision_is_bfloat16_where_the_processor_has_it(
     has_bfloat16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "has_packed_kernels", lambda _: has_bfloat16)
-    assert build(num_slots=1)[1].dtype == expected
+    assert build(num_slots=1, kernels="torch")[1].dtype == expected
     assert build(num_slots=1, dtype="float32")[1].dtype == "float32"
 
 
@@ -98,11 +101,12 @@ def test_the_number_of_slots_is_a_share_of_the_memory(
     slot_bytes = CONFIG.slot_bytes(4, 32)
     assert SLOT_MEMORY_SHARE == 0.5
     monkeypatch.setattr(loader, "available_bytes", lambda: int(num_fitting * slot_bytes * 2))
-    core, info = build(max_context=32)
+    core, info = build(max_context=32, dtype="float32")
     assert (info.num_slots, info.slot_bytes, info.context_len) == (expected, slot_bytes, 32)
     assert core.scheduler.pool.num_slots == expected
     assert isinstance(core.runner, Runner)
-    assert core.runner.cache.data.nbytes == expected * slot_bytes
+    cache = core.runner.cache
+    assert cache.keys.nbytes + cache.values.nbytes == expected * slot_bytes
 
 
 def test_if_not_even_one_slot_fits_the_refusal_has_the_numbers(
@@ -111,7 +115,7 @@ def test_if_not_even_one_slot_fits_the_refusal_has_the_numbers(
     slot_bytes = CONFIG.slot_bytes(4, 64)
     monkeypatch.setattr(loader, "available_bytes", lambda: 2 * slot_bytes - 2)
     with pytest.raises(EngineFailed) as refused:
-        build()
+        build(dtype="float32")
     (problem,) = refused.value.problems
     for part in ("one slot", f"{slot_bytes:,}", f"{slot_bytes - 1:,}", "64 positions"):
         assert part in problem
@@ -121,9 +125,9 @@ def test_the_slots_asked_for_may_take_all_memory_but_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loader, "available_bytes", lambda: 3 * CONFIG.slot_bytes(4, 64))
-    assert build(num_slots=3)[1].num_slots == 3
+    assert build(num_slots=3, dtype="float32")[1].num_slots == 3
     with pytest.raises(EngineFailed, match="slots must be at most 3, got 4"):
-        build(num_slots=4)
+        build(num_slots=4, dtype="float32")
 
 
 def test_the_fingerprint_is_of_all_that_a_seeded_answer_depends_on(
@@ -161,8 +165,8 @@ def test_the_fingerprint_is_of_all_that_a_seeded_answer_depends_on(
     monkeypatch.undo()
     if native.load() is not None:
         found.append(fingerprint())
-    path = "tiled" if "packed" in build(**plain)[1].kernels else "packed"
-    monkeypatch.setattr(loader, "pack", lambda gpt, dtype: pack(gpt, dtype) and path)
+    path = "tiled" if "packed" in build(**plain, kernels="torch")[1].kernels else "packed"
+    monkeypatch.setattr(networks, "pack", lambda gpt, dtype: pack(gpt, dtype) and path)
     found.append(fingerprint(kernels="torch"))
     assert len({first, *found}) == 1 + len(found)
 
@@ -170,11 +174,17 @@ def test_the_fingerprint_is_of_all_that_a_seeded_answer_depends_on(
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_and_the_residual_stream_are_float32_whatever_the_dtype(
-    dtype: str, stored: torch.dtype
+    dtype: str, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core, _ = build(num_slots=1, dtype=dtype, stored=stored)
-    assert isinstance(core.runner, Runner)
-    gpt = core.runner.gpt
+    made: list[GPT] = []
+
+    def packed(gpt: GPT, dtype: torch.dtype) -> str:
+        made.append(gpt)
+        return pack(gpt, dtype)
+
+    monkeypatch.setattr(networks, "pack", packed)
+    build(num_slots=1, dtype=dtype, stored=stored, kernels="torch")
+    (gpt,) = made
     seen: list[torch.Tensor] = []
     gpt.layers[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     gpt.layers[0].ln_2.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))

@@ -13,7 +13,7 @@ from engine.step import PrefixCopy, SamplingState, Step, StepResult, StepRow
 from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT
-from model.kernels.native import AttentionFactory
+from model.network import TorchNetwork
 from model.sampler import Sampled, SamplingRow
 from model.slot_cache import SlotCache
 
@@ -35,13 +35,17 @@ PARAMS = SamplingParams(
 
 
 @pytest.fixture
-def runner() -> Runner:
+def gpt() -> GPT:
     torch.manual_seed(0)
-    gpt = GPT(CONFIG).eval()
+    return GPT(CONFIG).eval()
+
+
+@pytest.fixture
+def runner(gpt: GPT) -> Runner:
     cache = SlotCache(CONFIG, 3)
     for slot in range(3):
         cache.poison(slot)
-    return Runner(gpt, cache, AttentionFactory(CONFIG, cache, None))
+    return Runner(TorchNetwork(gpt, cache), cache)
 
 
 def test_every_parameter_reaches_the_sampler(
@@ -64,7 +68,9 @@ def test_every_parameter_reaches_the_sampler(
     assert seen == [SamplingRow(**expected)]
 
 
-def test_rows_are_at_their_positions_and_draw_after_their_last_token(runner: Runner) -> None:
+def test_rows_are_at_their_positions_and_draw_after_their_last_token(
+    runner: Runner, gpt: GPT
+) -> None:
     """Two prefills, one of them in two chunks beside it, against the whole windows' logits."""
     draw = SamplingState(SamplingParams(temperature=0.0, num_logprobs=0), 0)
     first, second = (5, 6, 7, 8, 9), (20, 21, 22)
@@ -72,10 +78,10 @@ def test_rows_are_at_their_positions_and_draw_after_their_last_token(runner: Run
     rows = (StepRow(1, 0, 0, second, draw), StepRow(0, 1, 2, first[2:], draw))
     for drawn, ids in zip(runner.run(Step((), rows)).drawn, (second, first), strict=True):
         with torch.inference_mode():
-            hidden = runner.gpt(
+            hidden = gpt(
                 torch.tensor(ids), torch.arange(len(ids)), CausalAttention(CONFIG, len(ids))
             )
-            expected = runner.gpt.logits(hidden[-1:]).log_softmax(-1)[0]
+            expected = gpt.logits(hidden[-1:]).log_softmax(-1)[0]
         assert drawn.token_id == int(expected.argmax())
         assert drawn.logprob == pytest.approx(expected.max().item(), abs=1e-5)
 

@@ -12,8 +12,8 @@ from model.attention import CausalAttention, SlotAttention, Span, score_scale
 from model.config import GPTConfig
 from model.decoder import Attend
 from model.kernels import native
-from model.kernels.native import AttentionFactory
 from model.slot_cache import SlotCache
+from tests.support.attention import attend_by, cache_for, kernels_for
 
 CONFIG = GPTConfig(10, 512, 128, 2, 2, 512)
 NUM_TOKENS = 400
@@ -23,27 +23,27 @@ NUM_TOKENS = 400
 def path(request: pytest.FixtureRequest) -> str:
     """Every path; those that this machine lacks are skipped."""
     name: str = request.param
-    if name != "torch" and native.load(name) is None:
-        pytest.skip(f"no {name} kernels on this machine")
+    kernels_for(name)
     return name
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """What the cache is rounded to."""
+    found: torch.dtype = request.param
+    return found
+
+
 def attention(path: str, cache: SlotCache, spans: list[Span]) -> Attend:
-    kernels = None if path == "torch" else native.load(path)
-    factory = AttentionFactory(CONFIG, cache, kernels)
-    assert factory.path == path
-    return factory(spans)
+    return attend_by(path, CONFIG, cache, spans)
 
 
 def random_qkv(num_tokens: int = NUM_TOKENS) -> list[torch.Tensor]:
     return [torch.randn(num_tokens, CONFIG.num_channels) for _ in range(3)]
 
 
-def poisoned_cache(num_slots: int = 4) -> SlotCache:
-    cache = SlotCache(CONFIG, num_slots)
-    for slot in range(num_slots):
-        cache.poison(slot)
-    return cache
+def poisoned_cache(path: str, num_slots: int = 4, dtype: torch.dtype = torch.float32) -> SlotCache:
+    return cache_for(path, CONFIG, num_slots, dtype)
 
 
 def run(
@@ -59,10 +59,13 @@ def run(
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 5, 127, 128, 129, 400])
-def test_slots_agree_with_whole_window_attention(path: str, num_tokens: int) -> None:
-    qkv = random_qkv(num_tokens)
-    expected = CausalAttention(CONFIG, num_tokens)(1, *qkv)
-    got = run(path, poisoned_cache(), 2, qkv, [num_tokens])
+def test_slots_agree_with_whole_window_attention(
+    path: str, num_tokens: int, dtype: torch.dtype
+) -> None:
+    query, key, value = random_qkv(num_tokens)
+    rounded = (query, key.to(dtype).float(), value.to(dtype).float())
+    expected = CausalAttention(CONFIG, num_tokens)(1, *rounded)
+    got = run(path, poisoned_cache(path, dtype=dtype), 2, [query, key, value], [num_tokens])
     assert (got - expected).abs().max() < 1e-5
 
 
@@ -76,28 +79,28 @@ def test_slots_agree_with_whole_window_attention(path: str, num_tokens: int) -> 
     ],
     ids=["one by one", "small first", "at tiles", "across tiles"],
 )
-def test_bits_do_not_depend_on_the_chunks(path: str, cuts: list[int]) -> None:
+def test_bits_do_not_depend_on_the_chunks(path: str, cuts: list[int], dtype: torch.dtype) -> None:
     qkv = random_qkv()
-    whole = run(path, poisoned_cache(), 0, qkv, [NUM_TOKENS])
+    whole = run(path, poisoned_cache(path, dtype=dtype), 0, qkv, [NUM_TOKENS])
     assert not whole.isnan().any()
-    assert torch.equal(run(path, poisoned_cache(), 3, qkv, cuts), whole)
+    assert torch.equal(run(path, poisoned_cache(path, dtype=dtype), 3, qkv, cuts), whole)
 
 
 def test_bits_do_not_depend_on_neighbours(path: str) -> None:
-    cache = poisoned_cache()
+    cache = poisoned_cache(path)
     rows = {slot: random_qkv(length) for slot, length in ((0, 1), (2, 90), (3, 7))}
     spans = [Span(slot, 0, len(qkv[0])) for slot, qkv in rows.items()]
     joined = [torch.cat([qkv[i] for qkv in rows.values()]) for i in range(3)]
     together = attention(path, cache, spans)(0, *joined)
     offset = 0
     for slot, qkv in rows.items():
-        alone = attention(path, poisoned_cache(), [Span(slot, 0, len(qkv[0]))])(0, *qkv)
+        alone = attention(path, poisoned_cache(path), [Span(slot, 0, len(qkv[0]))])(0, *qkv)
         assert torch.equal(together[offset : offset + len(qkv[0])], alone)
         offset += len(qkv[0])
 
 
 def test_a_copied_prefix_gives_the_same_bits(path: str) -> None:
-    cache = poisoned_cache()
+    cache = poisoned_cache(path)
     qkv = random_qkv()
     whole = run(path, cache, 0, qkv, [NUM_TOKENS])
     cache.copy_prefix(source=0, target=1, length=200)
@@ -106,12 +109,33 @@ def test_a_copied_prefix_gives_the_same_bits(path: str) -> None:
 
 
 def test_nothing_beyond_the_written_positions_is_read_or_changed(path: str) -> None:
-    cache = poisoned_cache()
+    cache = poisoned_cache(path)
     run(path, cache, 1, random_qkv(), [50])
-    assert not cache.data[1, :, 1, :, :50].isnan().any()
-    assert cache.data[1, :, 1, :, 50:].isnan().all()
-    assert cache.data[1, :, 0].isnan().all()
-    assert cache.data[0].isnan().all()
+    written = torch.stack(cache.view(1, 1, CONFIG.num_positions))  # (2, H, T, D)
+    assert not written[:, :, :50].isnan().any()
+    assert written[:, :, 50:].isnan().all()
+    for part in (cache.keys, cache.values):
+        assert part[1, 0].isnan().all()
+        assert part[0].isnan().all()
+
+
+@pytest.mark.parametrize("key_tile", [1, 16])
+def test_what_is_written_is_viewed_and_copied(key_tile: int) -> None:
+    cache = SlotCache(CONFIG, 3, num_positions=40, key_tile=key_tile)
+    for slot in range(3):
+        cache.poison(slot)
+    key, value = (torch.randn(30, CONFIG.num_heads, CONFIG.head_len) for _ in range(2))
+    cache.write(1, 2, 5, key, value)
+    for got, given in zip(cache.view(1, 2, 35), (key, value), strict=True):
+        assert torch.equal(got[:, 5:], given.transpose(0, 1))
+        assert got[:, :5].isnan().all()
+    cache.copy_prefix(2, 0, 21)
+    for got, given in zip(cache.view(1, 0, 21), (key, value), strict=True):
+        assert torch.equal(got[:, 5:], given[:16].transpose(0, 1))
+    cache.poison(2, 18)
+    for got in cache.view(1, 2, 40):
+        assert not got[:, 5:18].isnan().any()
+        assert got[:, 18:].isnan().all()
 
 
 @pytest.mark.parametrize("option", ["is_attention_scaled", "is_attention_layer_scaled"])
@@ -134,4 +158,4 @@ def test_variants_scale_scores_as_upstream_does() -> None:
 
 def test_a_shorter_context_takes_less_memory() -> None:
     cache = SlotCache(CONFIG, 2, num_positions=100)
-    assert cache.data.nbytes == 2 * CONFIG.slot_bytes(4, 100)
+    assert cache.keys.nbytes + cache.values.nbytes == 2 * CONFIG.slot_bytes(4, 100)

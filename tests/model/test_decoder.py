@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from engine.networks import CacheShape, Weights, build_network
 from model.attention import CausalAttention, Span
 from model.config import PRESETS, GPTConfig
 from model.decoder import GPT
 from model.kernels import native
-from model.kernels.native import AttentionFactory
-from model.linear import pack
-from model.slot_cache import SlotCache
+from model.network import Network
 from weights.checkpoint import open_checkpoint
 
 TOLERANCE = 1e-5
@@ -42,29 +41,26 @@ def random_peer(**options: Any) -> GPT2LMHeadModel:
     return peer.eval()
 
 
-def ours(peer: GPT2LMHeadModel, path: Path, kernels: str = "auto") -> tuple[GPT, AttentionFactory]:
+def ours(peer: GPT2LMHeadModel, path: Path, kernels: str = "auto") -> Network:
     """The same weights through a Hugging Face directory, packed for serving in float32."""
     peer.save_pretrained(path)
     checkpoint = open_checkpoint(path)
-    gpt = GPT.on_meta(checkpoint.config)
-    state = dict(checkpoint.tensors)
-    if checkpoint.config.is_head_tied:
-        state["lm_head.weight"] = state["wte.weight"]
-    gpt.load_state_dict(state, assign=True)
-    gpt.requires_grad_(False).eval()
-    pack(gpt, torch.float32)
+    weights = Weights(checkpoint.config, checkpoint.tensors, {})
     loaded = None if kernels == "torch" else native.load()
-    return gpt, AttentionFactory(gpt.config, SlotCache(gpt.config, 2), loaded)
+    shape = CacheShape(2, checkpoint.config.num_positions)
+    return build_network(weights, "float32", loaded, shape)[0]
 
 
 @torch.inference_mode()
-def slot_logits(gpt: GPT, attention: AttentionFactory, ids: Tensor, cuts: list[int]) -> Tensor:
+def slot_logits(network: Network, ids: Tensor, cuts: list[int]) -> Tensor:
     """Logits of every position, computed chunk by chunk in slot 1."""
     out, start = [], 0
     for end in cuts:
-        attend = attention([Span(1, start, end - start)])
-        hidden = gpt(ids[start:end], torch.arange(start, end), attend)
-        out.append(gpt.logits(hidden))
+        length = end - start
+        hidden = network.hidden(
+            ids[start:end].tolist(), [Span(1, start, length)], list(range(length))
+        )
+        out.append(network.logits(hidden))
         start = end
     return torch.cat(out)
 
@@ -73,12 +69,12 @@ def assert_logits_agree(
     peer: GPT2LMHeadModel, path: Path, num_tokens: int = 24, kernels: str = "auto"
 ) -> None:
     """Prefill, a short chunk, then single tokens: every position's logits."""
-    gpt, attention = ours(peer, path, kernels)
+    network = ours(peer, path, kernels)
     ids = torch.randint(peer.config.vocab_size, (num_tokens,))
     with torch.inference_mode():
         expected = peer(ids.unsqueeze(0)).logits[0]
     cuts = [num_tokens // 2, num_tokens - 3, *range(num_tokens - 2, num_tokens + 1)]
-    got = slot_logits(gpt, attention, ids, cuts)
+    got = slot_logits(network, ids, cuts)
     assert got.dtype == torch.float32
     assert (got - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
@@ -131,7 +127,7 @@ def test_every_variant(variant: dict[str, Any], kernels: str, tmp_path: Path) ->
 
 def test_64_greedy_tokens_at_the_124m_shape(tmp_path: Path) -> None:
     peer = random_peer(**sizes("gpt2"))
-    gpt, attention = ours(peer, tmp_path)
+    network = ours(peer, tmp_path)
     prompt = torch.randint(50_257, (1, 16))
     with torch.inference_mode():
         expected = peer.generate(
@@ -145,9 +141,9 @@ def test_64_greedy_tokens_at_the_124m_shape(tmp_path: Path) -> None:
     ids, cut = prompt[0], 0
     while len(ids) < len(expected):
         with torch.inference_mode():
-            attend = attention([Span(0, cut, len(ids) - cut)])
-            hidden = gpt(ids[cut:], torch.arange(cut, len(ids)), attend)
-            next_id = gpt.logits(hidden[-1:]).argmax(-1)
+            length = len(ids) - cut
+            hidden = network.hidden(ids[cut:].tolist(), [Span(0, cut, length)], [length - 1])
+            next_id = network.logits(hidden).argmax(-1)
         cut, ids = len(ids), torch.cat([ids, next_id])
     assert ids.tolist() == expected.tolist()
 
@@ -204,12 +200,16 @@ def test_activations_of_a_trained_model(shared_data: Path) -> None:
 def test_whole_windows_and_slots_agree(tmp_path: Path) -> None:
     """Training's attention and serving's are the same network."""
     peer = random_peer(n_layer=2, n_head=2, n_embd=64, n_positions=64, vocab_size=97)
-    gpt, attention = ours(peer, tmp_path)
+    network = ours(peer, tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    gpt = GPT.on_meta(checkpoint.config)
+    tied = {"lm_head.weight": checkpoint.tensors["wte.weight"]}
+    gpt.load_state_dict({**tied, **checkpoint.tensors}, assign=True)
     ids = torch.randint(97, (40,))
     with torch.inference_mode():
         hidden = gpt(ids, torch.arange(40), CausalAttention(gpt.config, 40))
         expected = gpt.logits(hidden)
-    got = slot_logits(gpt, attention, ids, [7, 40])
+    got = slot_logits(network, ids, [7, 40])
     assert (got - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 

@@ -1,10 +1,12 @@
-"""When the native attention is taken, and its arithmetic where scores are extreme."""
+"""The native attention where scores are extreme, and which path is taken."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.machinery
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,18 @@ from torch import Tensor
 
 from model.attention import SlotAttention, Span
 from model.config import GPTConfig
+from model.decoder import Attend
 from model.kernels import native
-from model.kernels.native import AttentionFactory, NativeSlotAttention
 from model.slot_cache import SlotCache
+from tests.support.attention import attend_by, cache_for, kernels_for
 
 CONFIG = GPTConfig(10, 128, 128, 2, 2, 512)
 
 
-def factory(path: str, config: GPTConfig = CONFIG) -> AttentionFactory:
+def factory(path: str, config: GPTConfig = CONFIG) -> Callable[[list[Span]], Attend]:
     """Skips where this machine lacks the path."""
-    kernels = None if path == "torch" else native.load(path)
-    if kernels is None and path != "torch":
-        pytest.skip(f"no {path} kernels on this machine")
-    return AttentionFactory(config, SlotCache(config, 2), kernels)
+    kernels_for(path)
+    return partial(attend_by, path, config, cache_for(path, config, 2))
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -88,34 +89,6 @@ def test_variants_scale_as_the_reference_does(path: str, option: str) -> None:
     assert (factory(path, config)(spans)(1, *qkv) - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("path", list(native.PATHS))
-def test_bfloat16_products_are_widened(path: str) -> None:
-    attention = factory(path)
-    qkv = [torch.randn(9, 128).bfloat16() for _ in range(3)]
-    spans = [Span(1, 0, 9)]
-    got = attention(spans)(1, *qkv).float()
-    wide = attention(spans)(1, *(x.float() for x in qkv))
-    assert (got - wide).abs().max() < 1e-2
-
-
-def test_head_lengths_and_caches_that_the_kernels_cannot_do_take_the_reference() -> None:
-    kernels = native.load("plain")
-    if kernels is None:
-        pytest.skip("the native kernels were not built")
-    spans = [Span(0, 0, 1)]
-    taken = AttentionFactory(CONFIG, SlotCache(CONFIG, 1), kernels)
-    assert taken.path == "plain"
-    assert isinstance(taken(spans), NativeSlotAttention)
-    odd = GPTConfig(10, 64, 48, 1, 2, 64)  # heads of 24
-    for config, dtype in ((odd, torch.float32), (CONFIG, torch.bfloat16)):
-        refused = AttentionFactory(config, SlotCache(config, 1, dtype=dtype), kernels)
-        assert refused.path == "torch"
-        attend = refused(spans)
-        assert isinstance(attend, SlotAttention)
-        qkv = [torch.randn(1, config.num_channels) for _ in range(3)]
-        assert (attend(0, *qkv) - qkv[2]).abs().max() < 0.02  # it sees its own value alone
-
-
 def test_the_best_path_is_taken_unless_one_is_named() -> None:
     best = native.load()
     if best is None:
@@ -128,7 +101,7 @@ def test_the_best_path_is_taken_unless_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("library", ["absent", "broken"])
-def test_without_a_library_the_reference_serves(
+def test_without_a_library_there_are_no_kernels(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = None
@@ -139,9 +112,7 @@ def test_without_a_library_the_reference_serves(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     assert native.load() is None
     assert native.load("plain") is None
-    attention = AttentionFactory(CONFIG, SlotCache(CONFIG, 1), native.load())
-    assert attention.path == "torch"
-    assert isinstance(attention([Span(0, 0, 1)]), SlotAttention)
+    assert native.available_paths() == ()
 
 
 def test_a_path_that_the_processor_lacks_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,69 @@
+"""Channels of similar size before quantising: what a norm multiplies, the next matrix divides.
+
+A norm's gain and bias divided by s and the matching columns of the matrix multiplied by s leave
+the function as it was, and s decides how much of a channel's size is in the activations and how
+much in the weights: SmoothQuant (Xiao et al. 2023, section 4), with the size of the activations
+read off the norm instead of calibration data. Real GPT-2 has channels that are tens of times
+larger than the others, and they would leave the others a few of the 255 levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from model.config import GPTConfig
+
+NORMAL_RANGE = 3.0
+"""Standard deviations that a normalised channel is taken to reach."""
+
+
+def equalise(config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with every norm and the matrix behind it rescaled, if that matrix is there.
+
+    An untied head is one of these matrices; a tied one is the embedding too and stays. What is
+    rescaled is float32.
+    """
+    out = dict(tensors)
+    for norm, matrix in norms(config):
+        if matrix not in tensors:
+            continue
+        gain, bias, weight = (tensors[name].float() for name in (*_names(norm), matrix))
+        s = column_scales(gain, bias, weight)
+        gain_name, bias_name = _names(norm)
+        out |= {gain_name: gain / s, bias_name: bias / s, matrix: weight * s}
+    return out
+
+
+def norms(config: GPTConfig) -> Iterator[tuple[str, str]]:
+    """Each norm and the name of the only matrix that reads its output."""
+    for layer in range(config.num_layers):
+        yield f"h.{layer}.ln_1", f"h.{layer}.attn.c_attn.weight"
+        yield f"h.{layer}.ln_2", f"h.{layer}.mlp.c_fc.weight"
+    if not config.is_head_tied:
+        yield "ln_f", "lm_head.weight"
+
+
+def column_scales(gain: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """s of each input of ``weight`` (M, K), (K): both sides get the square root of the product.
+
+    A channel that is always zero, or that nothing reads, keeps its scale.
+    """
+    activation = NORMAL_RANGE * gain.abs() + bias.abs()
+    column = weight.abs().amax(0)  # (M, K) -> (K)
+    s = (activation / column).sqrt()
+    is_used = (activation > 0) & (column > 0) & torch.isfinite(s) & (s > 0)
+    if not is_used.any():
+        return torch.ones_like(s)
+    return torch.where(is_used, s / s[is_used].median(), 1.0)
+
+
+def input_energy(gain: Tensor, bias: Tensor) -> Tensor:
+    """The mean square of a norm's output, (K): a normalised channel has mean 0 and variance 1."""
+    return gain.float().square() + bias.float().square()
+
+
+def _names(norm: str) -> tuple[str, str]:
+    return f"{norm}.weight", f"{norm}.bias"

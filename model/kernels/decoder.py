@@ -1,0 +1,118 @@
+"""NativeDecoder: the whole decoder as one call of the native kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.attention import Span, score_scale
+from model.config import GPTConfig
+from model.kernels import structs
+from model.kernels.native import LANES, NativeKernels, NativeMatrix, cache_struct, span_lines
+from model.network import positions
+from model.slot_cache import SlotCache
+
+
+class Lookup(Protocol):
+    """Embeddings of ids, however they are stored."""
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """(N) -> (N, C) float32."""
+        ...
+
+
+def unsupported(config: GPTConfig) -> str | None:
+    """Why the native decoder cannot run this shape, or None."""
+    if config.head_len % LANES:
+        return f"head_len must be a multiple of {LANES} for them, got {config.head_len}"
+    return None
+
+
+class NativeDecoder:
+    """A Network; model.network.TorchNetwork is the plain reference.
+
+    ``matrices`` are the linear layers by the name of their weight, the head among them as
+    ``lm_head.weight``; ``norms`` the gains and biases of the norms by their names, and
+    ``position_table`` is wpe.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        embed: Lookup,
+        position_table: Tensor,
+        norms: Mapping[str, Tensor],
+        matrices: Mapping[str, NativeMatrix],
+        kernels: NativeKernels,
+        cache: SlotCache,
+    ) -> None:
+        self._config = config
+        self._embed = embed
+        self._positions = position_table
+        self._norms = {name: norm.detach().float().contiguous() for name, norm in norms.items()}
+        self._matrices = matrices
+        self._kernels = kernels
+        self._cache = cache  # kept alive: the structure points into it
+        self._cache_struct = cache_struct(cache)
+        self._layers = (structs.Layer * config.num_layers)(
+            *(self._layer(index) for index in range(config.num_layers))
+        )
+        self._decoder = structs.Decoder(
+            layers=self._layers,
+            ln_f_gain=self._norms["ln_f.weight"].data_ptr(),
+            ln_f_bias=self._norms["ln_f.bias"].data_ptr(),
+            num_layers=config.num_layers,
+            num_channels=config.num_channels,
+            num_heads=config.num_heads,
+            num_inner=config.num_inner,
+            activation=structs.ACTIVATIONS[config.activation],
+            epsilon=config.norm_epsilon,
+        )
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def _layer(self, index: int) -> structs.Layer:
+        name = f"h.{index}."
+        return structs.Layer(
+            ln_1_gain=self._norms[name + "ln_1.weight"].data_ptr(),
+            ln_1_bias=self._norms[name + "ln_1.bias"].data_ptr(),
+            ln_2_gain=self._norms[name + "ln_2.weight"].data_ptr(),
+            ln_2_bias=self._norms[name + "ln_2.bias"].data_ptr(),
+            c_attn=self._matrices[name + "attn.c_attn.weight"].struct,
+            attn_proj=self._matrices[name + "attn.c_proj.weight"].struct,
+            c_fc=self._matrices[name + "mlp.c_fc.weight"].struct,
+            mlp_proj=self._matrices[name + "mlp.c_proj.weight"].struct,
+            score_scale=score_scale(self._config, index),
+        )
+
+    def hidden(self, ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        """See Network."""
+        x = self._embed(torch.tensor(ids)) + self._positions[positions(spans)].float()  # (N, C)
+        hidden = torch.empty(len(wanted), self._config.num_channels)
+        lines = span_lines(spans)
+        indices = torch.tensor(wanted, dtype=torch.int64)
+        step = structs.Step(
+            x=x.data_ptr(),
+            hidden=hidden.data_ptr(),
+            spans=lines.data_ptr(),
+            wanted=indices.data_ptr(),
+            num_tokens=len(ids),
+            num_spans=len(spans),
+            num_wanted=len(wanted),
+            scratch=self._scratch_for(len(ids)),
+        )
+        self._kernels.run(self._decoder, self._cache_struct, step)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See Network."""
+        return self._kernels.linear(self._matrices["lm_head.weight"], hidden)
+
+    def _scratch_for(self, num_tokens: int) -> int:
+        """An address; what a larger step needed is kept, since the next one may need it too."""
+        num_bytes = self._kernels.scratch_bytes(self._decoder, num_tokens)
+        if num_bytes > self._scratch.numel():
+            self._scratch = torch.empty(num_bytes, dtype=torch.uint8)
+        return self._scratch.data_ptr()

@@ -1,0 +1,108 @@
+// Rows of activations, brought to what a product reads: float32, bfloat16, or int8 with one scale
+// a row. Each row by itself, so its bits do not depend on its neighbours.
+
+// For INT8 and INT4: value = data * scale. `group_sums` has the sum of each GROUP_LEN values,
+// `sums` that of the whole row. A line is padded by zeros to a whole number of vectors.
+struct Rows {
+    uint8_t* data;
+    float* scales;
+    int32_t* sums;
+    int32_t* group_sums;
+    int64_t stride;        // bytes
+    int64_t group_stride;  // elements
+
+    const uint8_t* line(int64_t row) const { return data + row * stride; }
+};
+
+static inline int64_t round_up(int64_t count, int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
+
+// Where `num_rows` rows of up to `num_inputs` values are kept in scratch memory.
+static inline Rows rows_in(uint8_t* scratch, int64_t num_rows, int64_t num_inputs) {
+    Rows rows;
+    rows.stride = round_up(num_inputs, 64) * 4;
+    rows.group_stride = round_up(num_inputs, GROUP_LEN) / GROUP_LEN;
+    rows.data = scratch;
+    rows.scales = reinterpret_cast<float*>(scratch + num_rows * rows.stride);
+    rows.sums = reinterpret_cast<int32_t*>(rows.scales + num_rows);
+    rows.group_sums = rows.sums + num_rows;
+    return rows;
+}
+
+static inline int64_t rows_bytes(int64_t num_rows, int64_t num_inputs) {
+    const int64_t num_groups = round_up(num_inputs, GROUP_LEN) / GROUP_LEN;
+    return round_up(num_rows * (round_up(num_inputs, 64) * 4 + 8 + 4 * num_groups), 64);
+}
+
+// 16 values of which the last vector may have fewer.
+static inline Vec load_part(const float* p, int count) {
+    if (count >= LANES) return load(p);
+    Vec v{};
+    for (int i = 0; i < count; ++i) v[i] = p[i];
+    return v;
+}
+
+static inline void quantise(const float* x, int num_inputs, Rows& rows, int64_t row) {
+    Vec most{};
+    for (int k = 0; k < num_inputs; k += LANES)
+        most = maximum(most, magnitude(load_part(x + k, num_inputs - k)));
+    const float amax = largest(most);
+    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+    rows.scales[row] = amax / 127.0f;
+    int8_t* line = reinterpret_cast<int8_t*>(rows.data + row * rows.stride);
+    int32_t* group_sums = rows.group_sums + row * rows.group_stride;
+    int32_t total = 0;
+    for (int start = 0; start < num_inputs; start += GROUP_LEN) {
+        IVec sums{};
+        for (int k = start; k < start + GROUP_LEN; k += LANES) {
+            const IVec whole = to_whole(load_part(x + k, num_inputs - k) * inverse);
+            store_bytes(line + k, whole);
+            sums += whole;
+        }
+        int32_t sum = 0;
+        for (int i = 0; i < LANES; ++i) sum += sums[i];
+        group_sums[start / GROUP_LEN] = sum;
+        total += sum;
+    }
+    rows.sums[row] = total;
+}
+
+// Bring one row to the form that a product in `precision` reads.
+static inline void prepare(const float* x, int num_inputs, int32_t precision, Rows& rows,
+                           int64_t row) {
+    uint8_t* line = rows.data + row * rows.stride;
+    if (precision == INT8 || precision == INT4) return quantise(x, num_inputs, rows, row);
+    for (int k = 0; k < num_inputs; k += LANES) {
+        const Vec v = load_part(x + k, num_inputs - k);
+        if (precision == BFLOAT16)
+            store(reinterpret_cast<uint16_t*>(line) + k, v);
+        else
+            store(reinterpret_cast<float*>(line) + k, v);
+    }
+}
+
+// LayerNorm of one row, (x - mean) / sqrt(variance + epsilon) * gain + bias. out may be x.
+static inline void normalise(const float* x, const float* gain, const float* bias, int num_channels,
+                             float epsilon, float* out) {
+    Vec sums{};
+    for (int c = 0; c < num_channels; c += LANES) sums += load_part(x + c, num_channels - c);
+    const float mean = fold(sums) / num_channels;
+    Vec squares{};
+    for (int c = 0; c < num_channels; c += LANES) {
+        const int count = num_channels - c;
+        Vec v = load_part(x + c, count) - mean;
+        for (int i = count; i < LANES; ++i) v[i] = 0;
+        squares += v * v;
+    }
+    const float factor = 1.0f / std::sqrt(fold(squares) / num_channels + epsilon);
+    for (int c = 0; c < num_channels; c += LANES) {
+        const int count = num_channels - c;
+        const Vec y = (load_part(x + c, count) - mean) * factor * load_part(gain + c, count) +
+                      load_part(bias + c, count);
+        if (count >= LANES)
+            store(out + c, y);
+        else
+            for (int i = 0; i < count; ++i) out[c + i] = y[i];
+    }
+}

@@ -1,0 +1,77 @@
+// What crosses between Python (model/kernels/structs.py) and the kernels. All pointers are
+// borrowed for the length of a call.
+#pragma once
+#include <cstdint>
+
+enum Precision : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+enum Activation : int32_t { GELU_TANH = 0, GELU_ERF = 1, RELU = 2, SILU = 3, TANH = 4 };
+
+constexpr int BLOCK_COLUMNS = 48;  // model/kernels/packing.py
+constexpr int GROUP_LEN = 32;      // inputs that share a scale in INT4
+
+// A linear layer, out = x * weight^T + bias, its weight (num_outputs, num_inputs) interleaved as
+// model/kernels/packing.py says. scales: one float an output for INT8, one float16 a group of
+// inputs and output for INT4 (interleaved too), else null. bias may be null.
+struct Matrix {
+    const uint8_t* packed;
+    const void* scales;
+    const float* bias;
+    int32_t precision;
+    int32_t num_outputs;
+    int32_t num_inputs;
+};
+
+struct Layer {
+    const float* ln_1_gain;
+    const float* ln_1_bias;
+    const float* ln_2_gain;
+    const float* ln_2_bias;
+    Matrix c_attn;
+    Matrix attn_proj;
+    Matrix c_fc;
+    Matrix mlp_proj;
+    float score_scale;
+};
+
+// keys are (L, S, H, T / 16, D, 16), values (L, S, H, T, D), in float32 or bfloat16.
+struct Cache {
+    void* keys;
+    void* values;
+    int32_t precision;
+    int32_t num_slots;
+    int32_t num_positions;  // T, a multiple of 16
+};
+
+struct Decoder {
+    const Layer* layers;
+    const float* ln_f_gain;
+    const float* ln_f_bias;
+    int32_t num_layers;
+    int32_t num_channels;
+    int32_t num_heads;
+    int32_t num_inner;
+    int32_t activation;
+    float epsilon;
+};
+
+// The tokens of one row: `length` of them, from `first_token` on along N and from position
+// `start` on in `slot`.
+struct Span {
+    int64_t slot;
+    int64_t start;
+    int64_t length;
+    int64_t first_token;
+};
+
+// One pass: x (N, C) is the sum of the embeddings, and changes; hidden (W, C) takes the final hidden
+// states of the `wanted` tokens, ascending indices along N.
+struct Step {
+    float* x;
+    float* hidden;
+    const Span* spans;
+    const int64_t* wanted;
+    int64_t num_tokens;
+    int64_t num_spans;
+    int64_t num_wanted;
+    uint8_t* scratch;  // gpt2_scratch_bytes of them
+};

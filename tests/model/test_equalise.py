@@ -1,0 +1,87 @@
+"""Outlier channels moved between a norm and a matrix: the same function, kinder to int8."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.networks import CacheShape, Weights, build_network
+from model.attention import Span
+from model.config import GPTConfig
+from model.decoder import parameter_shapes
+from model.equalise import equalise
+
+CONFIG = GPTConfig(
+    vocab_size=200, num_positions=64, num_channels=96, num_layers=3, num_heads=3, num_inner=384
+)
+OUTLIERS = [3, 40, 41, 77]
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        name: torch.randn(shape) * 0.2 + ("ln_" in name and name.endswith("weight"))
+        for name, shape in parameter_shapes(CONFIG).items()
+    }
+
+
+def with_outliers(plain: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same function: some channels after each norm are 30 times as large."""
+    changed = {name: tensor.clone() for name, tensor in plain.items()}
+    for index in range(CONFIG.num_layers):
+        for norm, matrix in (("ln_1", "attn.c_attn"), ("ln_2", "mlp.c_fc")):
+            for part in ("weight", "bias"):
+                changed[f"h.{index}.{norm}.{part}"][OUTLIERS] *= 30
+            changed[f"h.{index}.{matrix}.weight"][:, OUTLIERS] /= 30
+    return changed
+
+
+@torch.inference_mode()
+def logits(given: dict[str, torch.Tensor], dtype: str) -> torch.Tensor:
+    network, _, _ = build_network(Weights(CONFIG, given, {}), dtype, None, CacheShape(1, 64))
+    ids = [(7 * i) % 200 for i in range(64)]
+    return network.logits(network.hidden(ids, [Span(0, 0, 64)], list(range(64))))
+
+
+def rise(expected: torch.Tensor, got: torch.Tensor) -> float:
+    """Of the log-loss on the reference's own distribution, as a share of it."""
+    reference = expected.log_softmax(-1)
+    weights = reference.exp()
+    kl = (weights * (reference - got.log_softmax(-1))).sum(-1).mean()
+    return float(kl / -(weights * reference).sum(-1).mean())
+
+
+def test_the_function_stays() -> None:
+    plain = tensors()
+    changed = equalise(CONFIG, plain)
+    assert set(changed) == set(plain)
+    assert not torch.equal(changed["h.0.ln_1.weight"], plain["h.0.ln_1.weight"])
+    assert rise(logits(plain, "float32"), logits(changed, "float32")) < 1e-6
+
+
+def test_planted_outliers_are_undone() -> None:
+    """int8 within 1 % of the float32 loss, as without outliers; unequalised it is not."""
+    plain = tensors()
+    planted = with_outliers(plain)
+    expected = logits(plain, "float32")
+    assert rise(expected, logits(planted, "float32")) < 1e-6
+    assert rise(expected, logits(planted, "int8")) < 0.01
+
+
+def test_factors_follow_the_outliers() -> None:
+    planted = with_outliers(tensors())
+    changed = equalise(CONFIG, planted)
+    for name in ("h.1.ln_1.weight", "h.2.ln_2.weight"):
+        before, after = planted[name].abs(), changed[name].abs()
+        assert before.max() / before.median() > 10
+        assert after.max() / after.median() < 8
+
+
+@pytest.mark.parametrize("size", [0.0, 1e30])
+def test_channels_that_are_off_or_huge_stay_finite(size: float) -> None:
+    plain = tensors()
+    plain["h.0.ln_1.weight"][5] = size
+    plain["h.0.ln_1.bias"][5] = 0
+    plain["h.0.attn.c_attn.weight"][:, 6] = 0
+    for tensor in equalise(CONFIG, plain).values():
+        assert tensor.isfinite().all()
