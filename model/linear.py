@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.activation import TiledActivation
 from model.decoder import GPT
 from model.quantised import Int4Matrix, QuantisedMatrix
 from model.quantised_linear import quantised_linear
@@ -139,6 +140,7 @@ def pack(gpt: GPT, dtype: torch.dtype, is_packed: bool | None = None) -> str:
         linear = getattr(owner, name)
         setattr(owner, name, kind(linear.weight, linear.bias, dtype))
     gpt.lm_head = kind(gpt.lm_head.weight, None, torch.float32)  # type: ignore[assignment]
+    _tile_activations(gpt)
     return "packed" if is_packed else "tiled"
 
 
@@ -154,8 +156,14 @@ def pack_quantised(gpt: GPT, matrices: Mapping[str, QuantisedMatrix]) -> str:
     ):
         if matrix := matrices.get(weight_name):
             setattr(owner, name, quantised_linear(matrix, getattr(owner, name).bias))
+    _tile_activations(gpt)
     has_int4 = any(isinstance(matrix, Int4Matrix) for matrix in matrices.values())
     return "int4" if has_int4 else "int8"
+
+
+def _tile_activations(gpt: GPT) -> None:
+    for layer in gpt.layers:
+        layer.mlp.activation = TiledActivation(layer.mlp.activation)
 
 
 def _layer_linears(gpt: GPT) -> Iterator[tuple[str, nn.Module, str]]:
