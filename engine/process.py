@@ -75,7 +75,12 @@ def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
         raise EngineFailed(list(error.problems)) from error
     source = str(checkpoint.source.get("origin", checkpoint.path))
     return build_core(
-        checkpoint.config, checkpoint.tensors, config, checkpoint.weights_hash, source
+        checkpoint.config,
+        checkpoint.tensors,
+        config,
+        checkpoint.weights_hash,
+        source,
+        checkpoint.matrices,
     )
 
 

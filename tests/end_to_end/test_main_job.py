@@ -23,7 +23,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "weights" / "bundled"
 PROMPT = "It was a dark night, and the old man said"
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
 def server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
     """The bundled checkpoint."""
     with live_server(None, "--dtype", request.param, "--slots", "32") as live:
