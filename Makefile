@@ -6,11 +6,12 @@ PIP_INDEX ?=
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup setup-test setup-clients serve test test-clients check format bench clean
+.PHONY: setup setup-test setup-clients setup-bench serve test test-clients check format bench clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
 setup-clients: $(VENV)/.setup-clients
+setup-bench: $(VENV)/.setup-bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,12 @@ $(VENV)/.setup-test: pyproject.toml setup.py | $(BIN)/python
 $(VENV)/.setup-clients: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[clients]"
 	touch $@ $(VENV)/.setup-test $(VENV)/.setup
+
+# llama.cpp is compiled for this processor, which takes ten minutes on two cores.
+$(VENV)/.setup-bench: pyproject.toml setup.py | $(BIN)/python
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install --quiet $(PIP_INDEX) \
+		--no-binary llama-cpp-python --editable ".[peers]"
+	touch $@ $(VENV)/.setup
 
 serve: setup
 	$(BIN)/gpt2-server serve $(ARGS)
@@ -46,8 +53,10 @@ format: setup-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup-test
-	$(BIN)/python -m bench.peers $(ARGS)
+# The peers are bench's extra `peers`; one that is missing is named and left out.
+bench: setup-bench
+	$(BIN)/gpt2-server bench offline $(ARGS)
+	$(BIN)/gpt2-server bench peers $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,218 +1,204 @@
-"""Ours and transformers side by side, alternated in one run, on the same random weights.
+"""Ours and the peers side by side: the same weights, the same prompts, in turn, in one run.
 
-``python -m bench.peers [--dtype float32 bfloat16] [--size gpt2] [--rounds 5]`` prints one table
-for people and one JSON line for scripts: medians, and the ratio ours / theirs. Both run in this
-process, with the same number of threads, greedy, to the same number of tokens.
+Each system is a process of its own that sleeps while another is measured.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import random
 import statistics
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
+from bench.child import Worker
+from bench.comparison import Disturbance, alternate, disturbed, ready, running
+from bench.floor import ReadBandwidth
+from bench.machine import circumstances
+from bench.plots import plot_peers
+from bench.report import json_line, table
+from bench.results import Ratio, Result, result, same_dtype_ratios, target_ratios
+from bench.scenarios import PREFILLS, PROMPT_LEN, STREAMS, Scenario, decoding, fitting, prefill
+from bench.shapes import Shape, prepared_shape
+from bench.systems import DTYPES, PEERS, System, installed, ours, versions
 
-from engine.core import EngineCore
-from engine.loader import build_core
-from engine.messages import EngineConfig
-from engine.request import Request, SamplingParams
-from model.config import PRESETS, GPTConfig
-from model.decoder import parameter_shapes
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """``num_streams`` prompts of ``prompt_len`` random tokens, ``num_tokens`` new ones each."""
-
-    name: str
-    num_streams: int
-    prompt_len: int
-    num_tokens: int
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Medians over the rounds, in tokens per second, and the ratio of the medians."""
+class PeersOptions:
+    """What to measure. ``checkpoint`` instead of random weights of ``size``."""
 
-    dtype: str
-    scenario: str
-    ours: float
-    transformers: float
-    ratio: float
-
-
-SCENARIOS = (
-    Scenario("one stream", 1, 128, 64),
-    Scenario("32 at once", 32, 128, 32),
-    Scenario("prefill of 512", 1, 512, 1),
-)
-
-
-def random_tensors(config: GPTConfig) -> dict[str, torch.Tensor]:
-    """Random weights of the true shapes, gains and biases too; never zeros."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in parameter_shapes(config).items():
-        tensor = torch.randn(shape, generator=generator) * 0.02
-        tensors[name] = tensor + 1 if "ln_" in name and name.endswith("weight") else tensor
-    return tensors
+    size: str = "gpt2"
+    checkpoint: Path | None = None
+    dtypes: tuple[str, ...] = DTYPES
+    peers: tuple[str, ...] = ()
+    streams: tuple[int, ...] = STREAMS
+    prefills: tuple[int, ...] = PREFILLS
+    prompt_len: int = PROMPT_LEN
+    num_tokens: int | None = None
+    rounds: int = 5
+    num_threads: int = 2
+    is_screening: bool = True
+    plots: Path | None = None
 
 
-def transformers_model(
-    config: GPTConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype
-) -> transformers.GPT2LMHeadModel:
-    """The same weights in transformers' own network."""
-    peer = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.num_positions,
-            n_embd=config.num_channels,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-        )
-    )
-    state = {}
-    for name, tensor in tensors.items():
-        is_matrix = ".c_" in name and name.endswith("weight")
-        state["transformer." + name] = tensor.T.contiguous() if is_matrix else tensor
-    state["lm_head.weight"] = state["transformer.wte.weight"]
-    peer.load_state_dict(state)
-    return peer.to(dtype).eval()
+@dataclass
+class Report:
+    """Everything that a run found."""
+
+    shape: Shape
+    results: list[Result] = field(default_factory=list)
+    same_dtype: list[Ratio] = field(default_factory=list)
+    targets: list[Ratio] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    screened: list[str] = field(default_factory=list)
+    bandwidths: list[float] = field(default_factory=list)
+    disturbances: list[Disturbance] = field(default_factory=list)
+    idle_cpu_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second, the median over the rounds."""
+        return statistics.median(self.bandwidths)
+
+    def floor_s(self, dtype: str) -> float:
+        """The least time in which the weights of a token can be read."""
+        return self.shape.weight_bytes(dtype) / self.bandwidth
 
 
-def prompts(scenario: Scenario, vocab_size: int, seed: int) -> list[list[int]]:
-    """Random prompts, other ones for every seed, so that no prefix is ever known."""
-    draw = random.Random(seed)
-    return [
-        [draw.randrange(vocab_size) for _ in range(scenario.prompt_len)]
-        for _ in range(scenario.num_streams)
+def run(options: PeersOptions, say: Say) -> dict[str, Any]:
+    """Measure, print the tables and the JSON line; the values of that line.
+
+    Raises CheckpointError.
+    """
+    chosen = [p for p in PEERS if not options.peers or p.library in options.peers]
+    systems, missing = installed([*map(ours, options.dtypes), *chosen])
+    with tempfile.TemporaryDirectory(prefix="gpt2-bench-") as name:
+        say("writing the weights ...")
+        shape = prepared_shape(options.size, options.checkpoint, Path(name))
+        report = measure(options, shape, systems, missing, Path(name), say)
+    values = {
+        **circumstances("peers", options.num_threads, versions(systems)),
+        **as_values(report),
+    }
+    for line in lines(report, options):
+        print(line)
+    if options.plots is not None:
+        plot_peers(report.results, options.plots)
+    print(json_line(values))
+    return values
+
+
+def measure(
+    options: PeersOptions,
+    shape: Shape,
+    systems: Sequence[System],
+    missing: Sequence[str],
+    scratch: Path,
+    say: Say,
+) -> Report:
+    """All scenarios."""
+    wanted = [decoding(n, options.prompt_len, options.num_tokens) for n in options.streams]
+    wanted += [prefill(length) for length in options.prefills]
+    scenarios, too_long = fitting(wanted, shape.config.num_positions)
+    report = Report(shape)
+    bandwidth = ReadBandwidth(options.num_threads)
+    max_streams = max((s.num_streams for s in scenarios), default=1)
+    starting = [
+        Worker(system, shape.folder, scratch, options.num_threads, max_streams)
+        for system in systems
     ]
+    with running(starting):
+        entrants = ready(starting, [*missing, *too_long], say)
+        report.bandwidths.append(bandwidth.measure())
+        for scenario in scenarios:
+            timings = alternate(
+                entrants,
+                scenario,
+                shape.config.vocab_size,
+                options.rounds,
+                say,
+                between=lambda: report.bandwidths.append(bandwidth.measure()),
+                is_screening=options.is_screening,
+            )
+            add_results(report, scenario, timings, systems)
+    report.left_out = entrants.left_out
+    report.screened = entrants.screened
+    report.disturbances = entrants.disturbances
+    report.idle_cpu_s = {w.system.name: w.idle_cpu_s for w in entrants.workers}
+    return report
 
 
-def run_ours(
-    core: EngineCore, ids: Iterator[int], scenario: Scenario, batch: Sequence[Sequence[int]]
-) -> int:
-    """Generate with the bare engine; the number of tokens."""
-    params = SamplingParams(max_tokens=scenario.num_tokens, temperature=0, ignore_eos=True)
-    core.submit([Request(next(ids), tuple(prompt), params) for prompt in batch])
-    count = 0
-    while core.has_work:
-        count += sum(len(output.token_ids) for output in core.step()[0])
-    return count
+def add_results(
+    report: Report, scenario: Scenario, timings: dict[str, Any], systems: Sequence[System]
+) -> None:
+    """The figures of one scenario."""
+    dtypes = {system.name: system.dtype for system in systems}
+    reference = timings.get("ours float32")
+    found = [
+        result(scenario, system, timings[system.name], report.floor_s(system.dtype), reference)
+        for system in systems
+        if system.name in timings
+    ]
+    report.results += found
+    report.same_dtype += same_dtype_ratios(found, dtypes)
+    report.targets += target_ratios(found)
 
 
-@torch.inference_mode()
-def run_transformers(
-    peer: transformers.GPT2LMHeadModel, scenario: Scenario, batch: Sequence[Sequence[int]]
-) -> int:
-    """Generate with one static batch of ``generate``; the number of tokens."""
-    ids = torch.tensor(batch)
-    out = peer.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=scenario.num_tokens,
-        min_new_tokens=scenario.num_tokens,
-        do_sample=False,
-        pad_token_id=0,
+def lines(report: Report, options: PeersOptions) -> Iterator[str]:
+    """The tables for people."""
+    yield f"{report.shape.name}, {options.num_threads} threads, {options.rounds} rounds"
+    floors = (f"{dtype} {1e3 * report.floor_s(dtype):.2f} ms" for dtype in DTYPES)
+    yield f"reads {report.bandwidth / 1e9:.1f} GB/s; the floor of a token: {', '.join(floors)}"
+    against = {(r.scenario, r.peer): r.ratio for r in report.same_dtype}
+    for scenario in dict.fromkeys(r.scenario for r in report.results):
+        some = [r for r in report.results if r.scenario == scenario]
+        yield ""
+        yield scenario_table(scenario, some, against)
+    yield ""
+    yield table(
+        ("ours against the peer", "ours", "peer", "ratio", "lowest", "highest"),
+        [(r.scenario, r.ours, r.peer, r.ratio, r.lowest, r.highest) for r in report.targets],
     )
-    return int(out.shape[1] - ids.shape[1]) * len(batch)
+    yield from (f"left out: {reason}" for reason in report.left_out)
+    yield from report.screened
+    yield from disturbed(report.disturbances)
+    name, idle_s = max(report.idle_cpu_s.items(), key=lambda item: item[1], default=("-", 0.0))
+    yield f"processor time taken out of turn: at most {idle_s:.2f} s, by {name}"
 
 
-def rate(run: Callable[[], int]) -> float:
-    """Tokens per second of one run."""
-    started_s = time.perf_counter()
-    count = run()
-    return count / (time.perf_counter() - started_s)
-
-
-@dataclass(frozen=True, slots=True)
-class LateArrival:
-    """A request that comes while 32 run. Seconds from its arrival."""
-
-    dtype: str
-    first_token_s: float
-    others_finished_s: float
-
-
-def late_arrival(core: EngineCore, ids: Iterator[int], dtype: str, vocab_size: int) -> LateArrival:
-    """Submit one more prompt once 32 others decode; when it speaks, and when they end."""
-    running = Scenario("running", 32, 128, 64)
-    params = SamplingParams(max_tokens=running.num_tokens, temperature=0, ignore_eos=True)
-    batch = prompts(running, vocab_size, seed=99)
-    core.submit([Request(next(ids), tuple(prompt), params) for prompt in batch])
-    while core.step()[1].phase != "decode":
-        pass
-    late_id, first_token_s = next(ids), 0.0
-    late_prompt = prompts(Scenario("late", 1, 128, 1), vocab_size, seed=100)[0]
-    core.submit([Request(late_id, tuple(late_prompt), SamplingParams(max_tokens=1))])
-    started_s = time.perf_counter()
-    while core.has_work:
-        if any(output.request_id == late_id for output in core.step()[0]):
-            first_token_s = time.perf_counter() - started_s
-    return LateArrival(dtype, first_token_s, time.perf_counter() - started_s)
-
-
-def compare(config: GPTConfig, dtype_name: str, rounds: int) -> tuple[list[Result], LateArrival]:
-    """Every scenario, ours and theirs in turn, after one uncounted round."""
-    tensors = random_tensors(config)
-    core, _ = build_core(
-        config, tensors, EngineConfig("random", dtype=dtype_name, num_slots=33), "random", "random"
+def scenario_table(
+    scenario: str, results: Sequence[Result], against: dict[tuple[str, str], float]
+) -> str:
+    """One scenario; the last column is ours in the same dtype against the system."""
+    heads = (scenario, "prefill ms", "decode tok/s", "whole tok/s", "p50 ms", "p99 ms")
+    return table(
+        (*heads, "of the floor", "same ids", "ours/this"),
+        [
+            (
+                *(r.system, r.prefill_ms, r.decode_rate, r.whole_rate),
+                *(r.step_p50_ms, r.step_p99_ms),
+                *(r.floor_share if r.num_streams == 1 else None, r.same_ids),
+                against.get((scenario, r.system)),
+            )
+            for r in results
+        ],
     )
-    peer = transformers_model(config, tensors, getattr(torch, dtype_name))
-    ids = iter(range(10**9))
-    results = []
-    for scenario in SCENARIOS:
-        ours, theirs = [], []
-        for seed in range(rounds + 1):
-            batch = prompts(scenario, config.vocab_size, seed)
-            ours.append(rate(partial(run_ours, core, ids, scenario, batch)))
-            theirs.append(rate(partial(run_transformers, peer, scenario, batch)))
-        our_median, their_median = statistics.median(ours[1:]), statistics.median(theirs[1:])
-        results.append(
-            Result(dtype_name, scenario.name, our_median, their_median, our_median / their_median)
-        )
-    return results, late_arrival(core, ids, dtype_name, config.vocab_size)
 
 
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def main() -> None:
-    """Print the table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--size", choices=sorted(PRESETS), default="gpt2")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    size = PRESETS[options.size]
-    compared = [compare(size, dtype, options.rounds) for dtype in options.dtype]
-    results = [result for some, _ in compared for result in some]
-    print(f"{options.size}, {torch.get_num_threads()} threads of {processor()}, tokens/s")
-    print(f"{'dtype':<10}{'scenario':<16}{'ours':>10}{'transformers':>14}{'ratio':>8}")
-    for r in results:
-        print(f"{r.dtype:<10}{r.scenario:<16}{r.ours:>10.1f}{r.transformers:>14.1f}{r.ratio:>8.2f}")
-    for _, late in compared:
-        print(
-            f"{late.dtype}: a request arriving while 32 run has its first token after "
-            f"{late.first_token_s:.2f} s; they finish after {late.others_finished_s:.2f} s"
-        )
-    late_values = [asdict(late) for _, late in compared]
-    print(json.dumps({"results": [asdict(r) for r in results], "late": late_values}))
-
-
-if __name__ == "__main__":
-    main()
+def as_values(report: Report) -> dict[str, Any]:
+    """For the JSON line."""
+    return {
+        "shape": report.shape.name,
+        "read_bytes_per_s": report.bandwidth,
+        "floor_ms": {dtype: 1e3 * report.floor_s(dtype) for dtype in DTYPES},
+        "results": [asdict(r) for r in report.results],
+        "ratios": [asdict(r) for r in report.same_dtype],
+        "targets": [asdict(r) for r in report.targets],
+        "left_out": report.left_out,
+        "screened": report.screened,
+        "disturbances": [asdict(d) for d in report.disturbances],
+        "idle_cpu_s": report.idle_cpu_s,
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,6 +21,11 @@ from server.commands.refusal import refuse
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="[default: as stored]"
 )
 @click.option(
+    "--quantize",
+    type=click.Choice(["int8", "int4"]),
+    help="Weights in 8 or 4 bits, as they are then served.",
+)
+@click.option(
     "--vocabulary",
     type=click.Path(path_type=Path),
     help="A folder with the vocabulary.  [default: SOURCE, if it is a folder]",
@@ -31,6 +38,7 @@ def command(
     source: str,
     dest: Path,
     dtype: str | None,
+    quantize: str | None,
     vocabulary: Path | None,
     num_heads: int | None,
     revision: str | None,
@@ -48,13 +56,29 @@ def command(
     try:
         path, origin = downloaded(source, revision, dest, dtype)
         with byte_bar("converting") as show:
-            checkpoint = convert(path, dest, dtype, show, vocabulary, num_heads, origin)
+            checkpoint = convert(path, dest, dtype, show, vocabulary, num_heads, origin, quantize)
     except CheckpointError as error:
         refuse(error.problems)
     except OSError as error:
         refuse([f"{error.strerror or error}: {error.filename or dest}"])
     millions = checkpoint.num_parameters / 1e6
     click.echo(f"{dest}: {millions:,.1f} M parameters, weights {checkpoint.weights_hash}")
+    if checkpoint.quantization:
+        click.echo(quality_line(checkpoint.quantization, checkpoint.source))
+
+
+def quality_line(quantization: str, source: Mapping[str, Any]) -> str:
+    """What source.json says of the cost of quantising."""
+    quality = source.get("quality")
+    if not isinstance(quality, dict):
+        return f"{quantization}: what it costs was not measured"
+    error = quality["relative_error"]
+    share = quality["log_loss_rise"] / max(quality["log_loss"], 1e-9)
+    return (
+        f"{quantization}: log-loss {quality['log_loss']:.3f} + {quality['log_loss_rise']:.4f} nats "
+        f"a token ({share:.2%}) on {quality['num_tokens']} tokens of its own; error of a matrix "
+        f"{error['median']:.2%}, at most {error['largest']:.2%} ({error['largest_of']})"
+    )
 
 
 def downloaded(

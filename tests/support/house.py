@@ -34,6 +34,7 @@ DOORS = (
     Door("server/cli.py", "training", is_lazy=True),
     Door("server/commands/*.py", "weights", is_lazy=True),
     Door("server/commands/*.py", "training", is_lazy=True),
+    Door("server/commands/*.py", "bench", is_lazy=True),
 )
 
 OWNED: Mapping[str, str] = {
@@ -62,13 +63,13 @@ LAZY_LOADER = "engine/process.py"
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "training": ("training",),
-    "bench": ("bench",),
+    "bench": ("bench", "peers"),
     "deploy": ("ray",),
-    "tests": ("training", "bench", "test", "fixtures"),
+    "tests": ("training", "bench", "peers", "test", "fixtures"),
 }
 """Packages that may use more than the dependencies of a plain installation."""
 
-DISTRIBUTIONS: Mapping[str, str] = {"yaml": "pyyaml"}
+DISTRIBUTIONS: Mapping[str, str] = {"yaml": "pyyaml", "llama_cpp": "llama-cpp-python"}
 """Libraries that are declared by another name than they are imported by."""
 
 UNFINISHED = re.compile("TO" + "DO|FIX" + "ME")

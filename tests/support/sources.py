@@ -17,7 +17,7 @@ ROOMS: Mapping[str, frozenset[str]] = {
     "engine": frozenset({"model"}),
     "server": frozenset({"model", "engine"}),
     "training": frozenset({"model", "weights"}),
-    "bench": frozenset({"model", "weights", "engine", "server", "training"}),
+    "bench": frozenset({"model", "weights", "engine", "training"}),
     "deploy": frozenset({"model", "weights", "engine", "server"}),
 }
 """Each top-level package, and those that it may import."""
