@@ -12,7 +12,6 @@ from torch import Tensor
 from engine.core import EngineCore
 from engine.cpus import num_usable_cores
 from engine.errors import EngineFailed
-from engine.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, measure
 from engine.memory import available_bytes
 from engine.messages import EngineConfig, ModelInfo
 from engine.networks import DTYPES, CacheShape, Weights, build_network, cache_dtype, key_tile
@@ -20,6 +19,7 @@ from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
 from model.config import GPTConfig
+from model.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, measure
 from model.kernels import native
 from model.kernels.decoder import unsupported
 from model.kernels.native import NativeKernels

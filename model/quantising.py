@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from model.config import GPTConfig
@@ -20,6 +21,7 @@ EMBEDDING = "wte.weight"
 _KEPT = (EMBEDDING, "wpe.weight")
 
 
+@torch.no_grad()
 def quantise_tensors(
     config: GPTConfig, tensors: Mapping[str, Tensor], method: str
 ) -> tuple[dict[str, Tensor], dict[str, QuantisedMatrix]]:

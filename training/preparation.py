@@ -18,7 +18,7 @@ from training.held_out import HeldOut
 from training.learner import Learner
 from training.run_directory import RunDirectory, differences
 from training.schedule import Schedule
-from weights.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from weights.checkpoint import Checkpoint, CheckpointError, open_plain_checkpoint
 
 _TIMED_STEPS = 3
 
@@ -64,7 +64,7 @@ def _open_start(config: PretrainConfig) -> Checkpoint | None:
     if config.start_from is None:
         return None
     try:
-        start = open_checkpoint(config.start_from)
+        start = open_plain_checkpoint(config.start_from)
     except CheckpointError as error:
         raise TrainingError(error.problems) from error
     if config.window_len > start.config.num_positions:

@@ -1,6 +1,7 @@
 """Our checkpoint directory: verified when opened, memory-mapped, written whole or not at all.
 
-config.json         {"format": "gpt2-server", "format_version": 1, "config": GPTConfig}
+config.json         {"format": "gpt2-server", "format_version": 1, "config": GPTConfig},
+                    and how the matrices are quantised, if they are (weights/quantised.py)
 model.safetensors   the decoder's own names, matrices (out, in)
 source.json         where it came from, and the checksum of each file
 tokenizer.json ...  the vocabulary files, as they came
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from model.config import ConfigError, GPTConfig
+from model.quantised import QuantisedMatrix
 from model.tokenizer import VOCABULARY_FILES
 from weights.directory import named_problems, new_directory, write_bytes, write_object
 from weights.formats.foreign import NO_HINTS, ForeignCheckpoint, Hints
@@ -27,8 +29,18 @@ from weights.formats.hf_gpt2 import read_hf_gpt2
 from weights.formats.known import read_foreign
 from weights.formats.tf_gpt2 import is_tf_gpt2
 from weights.integrity import CHECKSUMS, checksums, damages
+from weights.quantised import (
+    PACKED,
+    QUANTIZATION,
+    SCALES,
+    described,
+    load_matrices,
+    quantised_shapes,
+    read_method,
+    stored_tensors,
+)
 from weights.stored import (
-    SAFETENSORS_DTYPES,
+    STORED_DTYPES,
     CheckpointError,
     StoredTensors,
     expected_shapes,
@@ -44,6 +56,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "open_checkpoint",
+    "open_plain_checkpoint",
     "open_source",
     "save_checkpoint",
 ]
@@ -64,11 +77,18 @@ class Checkpoint:
     path: Path
     config: GPTConfig
     tensors: Mapping[str, torch.Tensor]
-    """``GPT.named_parameters()`` names -> tensors of float32, bfloat16 or float16."""
+    """``GPT.named_parameters()`` names -> tensors of float32, bfloat16 or float16.
+
+    Without those of ``matrices``, and without the embedding where a quantised head is tied to it.
+    """
     weights_hash: str
     """The first 16 hex digits of the sha256 of the weights' file (of all shards' sha256)."""
     source: Mapping[str, Any]
     """Origin, format and hashes, as source.json has them."""
+    matrices: Mapping[str, QuantisedMatrix] = field(default_factory=dict)
+    """The quantised matrices by the names of their weights; the head is ``lm_head.weight``."""
+    quantization: str | None = None
+    """The method, ``int8`` or ``int4``, if there are any."""
 
     @property
     def num_parameters(self) -> int:
@@ -117,6 +137,22 @@ def open_source(path: Path, hints: Hints = NO_HINTS) -> Checkpoint:
         return _from_foreign(path, read_foreign(path, hints))
 
 
+def open_plain_checkpoint(path: Path) -> Checkpoint:
+    """:func:`open_checkpoint`, for those who need the weights themselves."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.quantization:
+        raise CheckpointError([f"{path}: {quantised_for_good(checkpoint.quantization)}"])
+    return checkpoint
+
+
+def quantised_for_good(method: str) -> str:
+    """Why nothing else can be made of a quantised checkpoint."""
+    return (
+        f"its weights are quantised ({method}), and what they were before cannot be had "
+        f"from them: take the checkpoint that it was made of"
+    )
+
+
 def save_checkpoint(
     dest: Path,
     config: GPTConfig,
@@ -124,9 +160,12 @@ def save_checkpoint(
     vocabulary: Path | Iterable[Path] | None,
     source: Mapping[str, Any],
     progress: Callable[[int, int], None] | None = None,
+    matrices: Mapping[str, QuantisedMatrix] | None = None,
+    quantization: str | None = None,
 ) -> Checkpoint:
     """Write ``dest``, which must not exist, and open it.
 
+    ``matrices`` are what ``quantization`` made of the tensors that are not among ``tensors``.
     ``vocabulary`` is a directory, whose vocabulary files are copied, or the files themselves.
     Everything is verified (names, shapes, dtypes, no NaN), written under a temporary name beside
     ``dest``, read back bit for bit, and renamed; ``progress`` is told (done_bytes, total_bytes)
@@ -136,26 +175,30 @@ def save_checkpoint(
     with named_problems(dest):
         if dest.exists() or dest.is_symlink():
             raise CheckpointError(["exists already"])
-        told = Progress(progress, 3 * sum(tensor.nbytes for tensor in tensors.values()))
-        problems = _given_problems(config, tensors) + nonfinite_problems(tensors, told)
+        stored = stored_tensors(tensors, matrices) if matrices else tensors
+        told = Progress(progress, 3 * sum(tensor.nbytes for tensor in stored.values()))
+        problems = _given_problems(config, quantization, stored)
+        problems += nonfinite_problems(stored, told)
         if problems:
             raise CheckpointError(problems)
         # In one order, so that the same weights have the same hash wherever they came from.
-        ordered = {name: tensors[name] for name in expected_shapes(config, len(tensors))}
+        names = [*stored] if matrices else expected_shapes(config, len(stored))
+        ordered = {name: stored[name] for name in names}
         with new_directory(dest) as temporary:
             digest = write_safetensors(temporary / "model.safetensors", ordered, told)
             for file in _vocabulary_files(vocabulary):
                 write_bytes(temporary / file.name, file.read_bytes())
-            head = {"format": FORMAT, "format_version": FORMAT_VERSION}
-            write_object(temporary / "config.json", {**head, "config": config.to_dict()})
-            names = sorted(file.name for file in temporary.iterdir())
-            stamp = _stamp(digest) | {CHECKSUMS: checksums(temporary, names)}
+            write_object(temporary / "config.json", _config_values(config, quantization))
+            files = sorted(file.name for file in temporary.iterdir())
+            stamp = _stamp(digest) | {CHECKSUMS: checksums(temporary, files)}
             write_object(temporary / "source.json", {**source, **stamp})
     return open_checkpoint(dest)
 
 
 def _open_own(path: Path, values: Mapping[str, Any]) -> Checkpoint:
     problems, config = own_config(values)
+    method, unread = (None, []) if config is None else read_method(values, config)
+    problems += unread
     source: dict[str, Any] = {}
     try:
         source = read_object(path / "source.json")
@@ -165,14 +208,19 @@ def _open_own(path: Path, values: Mapping[str, Any]) -> Checkpoint:
         problems += error.problems
     stored = StoredTensors([path / "model.safetensors"])
     problems += stored.problems
-    if config is not None and not stored.problems:
-        problems += _stored_problems(config, stored)
+    if config is not None and not unread and not stored.problems:
+        problems += _stored_problems(config, method, stored)
     if not problems:  # otherwise it is known to be damaged, and how
         problems += damages(path, source)
     if problems or config is None:
         raise CheckpointError(problems)
-    tensors = {name: stored.load(name) for name in stored.owners}
-    return Checkpoint(path, config, tensors, source["model_sha256"][:_HASH_LEN], source)
+    weights_hash = source["model_sha256"][:_HASH_LEN]
+    plain = [name for name in stored.owners if not name.endswith((PACKED, SCALES))]
+    tensors = {name: stored.load(name) for name in plain}
+    if method is None:
+        return Checkpoint(path, config, tensors, weights_hash, source)
+    matrices = load_matrices(config, method, stored.load, len(stored.owners))
+    return Checkpoint(path, config, tensors, weights_hash, source, matrices, method)
 
 
 def own_config(values: Mapping[str, Any]) -> tuple[list[str], GPTConfig | None]:
@@ -193,13 +241,28 @@ def own_config(values: Mapping[str, Any]) -> tuple[list[str], GPTConfig | None]:
         return [f"config.json: {error}"], None
 
 
-def _stored_problems(config: GPTConfig, stored: StoredTensors) -> list[str]:
+def _config_values(config: GPTConfig, quantization: str | None) -> dict[str, Any]:
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config.to_dict()}
+    return head if quantization is None else {**head, QUANTIZATION: described(quantization)}
+
+
+def _stored_problems(config: GPTConfig, method: str | None, stored: StoredTensors) -> list[str]:
     try:
-        expected = expected_shapes(config, len(stored.owners))
+        expected, only = _expected(config, method, len(stored.owners))
     except CheckpointError as error:
         return error.problems
     shapes = {name: stored.shape(name) for name in stored.owners}
-    return tensor_problems(expected, shapes, {name: stored.dtype(name) for name in stored.owners})
+    dtypes = {name: stored.dtype(name) for name in stored.owners}
+    return tensor_problems(expected, shapes, dtypes, only)
+
+
+def _expected(
+    config: GPTConfig, method: str | None, num_stored: int
+) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, str]]:
+    """Shapes, and the dtypes of the tensors that can have only one."""
+    if method is None:
+        return expected_shapes(config, num_stored), {}
+    return quantised_shapes(config, method, num_stored)
 
 
 def _from_foreign(path: Path, foreign: ForeignCheckpoint) -> Checkpoint:
@@ -221,15 +284,15 @@ def _combined_hash(hashes: list[str]) -> str:
     return whole[:_HASH_LEN]
 
 
-def _given_problems(config: GPTConfig, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    return tensor_problems(
-        expected_shapes(config, len(tensors)),
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        {
-            name: SAFETENSORS_DTYPES.get(tensor.dtype, str(tensor.dtype))
-            for name, tensor in tensors.items()
-        },
-    )
+def _given_problems(
+    config: GPTConfig, method: str | None, tensors: Mapping[str, torch.Tensor]
+) -> list[str]:
+    expected, only = _expected(config, method, len(tensors))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    dtypes = {
+        name: STORED_DTYPES.get(tensor.dtype, str(tensor.dtype)) for name, tensor in tensors.items()
+    }
+    return tensor_problems(expected, shapes, dtypes, only)
 
 
 def _vocabulary_files(vocabulary: Path | Iterable[Path] | None) -> list[Path]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from model.quantised import QuantisedMatrix
+from model.quantising import METHODS, method_problems
 from model.tokenizer import VOCABULARY_FILES, Tokenizer
-from weights.checkpoint import Checkpoint, open_source, save_checkpoint
+from weights.checkpoint import Checkpoint, open_source, quantised_for_good, save_checkpoint
 from weights.directory import dest_problems
 from weights.formats.foreign import Hints
+from weights.quantise import QUALITY, quantise
 from weights.stored import DTYPES, CheckpointError, file_sha256
 from weights.vocabulary import END_OF_TEXT, fit_problems, read_tokenizer, vocabulary_files
 
@@ -24,6 +27,7 @@ def convert(
     vocabulary: Path | None = None,
     num_heads: int | None = None,
     origin: str | None = None,
+    quantization: str | None = None,
 ) -> Checkpoint:
     """Convert ``source`` to our format in ``dest``, which must not exist, and open the result.
 
@@ -32,25 +36,73 @@ def convert(
     ``vocabulary``, or else of a ``source`` that is a directory, is copied, if it can be served.
     ``num_heads`` is for the layouts that do not say it.
     ``origin`` is recorded instead of the path of ``source``.
+    ``quantization`` is int8 or int4, and what it costs is then among what is recorded; a source
+    that is quantised already can only be copied.
     Raises CheckpointError listing every problem; then ``dest`` is not there.
     """
-    problems = _request_problems(dest, dtype)
+    problems = _request_problems(dest, dtype, quantization)
     # Beside a file, anything can lie: its vocabulary has to be named.
     folder = vocabulary or (source if source.is_dir() else None)
     checkpoint, found = _open(source, folder, num_heads, is_optional=vocabulary is None)
     problems += found
+    if checkpoint is not None:
+        problems += _quantization_problems(checkpoint, dtype, quantization)
     if problems or checkpoint is None:
         raise CheckpointError(problems)
-    tensors = _cast(checkpoint.tensors, dtype)
-    record = _origin(checkpoint, vocabulary) | ({} if origin is None else {"origin": origin})
-    return save_checkpoint(dest, checkpoint.config, tensors, folder, record, progress)
+    content = _content(checkpoint, dtype, quantization)
+    record = {**_origin(checkpoint, vocabulary), **content.record}
+    record |= {} if origin is None else {"origin": origin}
+    return save_checkpoint(
+        dest,
+        checkpoint.config,
+        content.tensors,
+        folder,
+        record,
+        progress,
+        content.matrices,
+        content.quantization,
+    )
 
 
-def _request_problems(dest: Path, dtype: str | None) -> list[str]:
+class _Content(NamedTuple):
+    """What will be written, and what source.json says of it."""
+
+    tensors: Mapping[str, torch.Tensor]
+    matrices: Mapping[str, QuantisedMatrix]
+    quantization: str | None
+    record: Mapping[str, Any]
+
+
+def _content(checkpoint: Checkpoint, dtype: str | None, quantization: str | None) -> _Content:
+    if quantization is None or checkpoint.quantization:
+        known = checkpoint.source.get(QUALITY)
+        record = {QUALITY: known} if checkpoint.quantization and known else {}
+        tensors = _cast(checkpoint.tensors, dtype)
+        return _Content(tensors, checkpoint.matrices, checkpoint.quantization, record)
+    plain, matrices, quality = quantise(checkpoint.config, checkpoint.tensors, quantization)
+    return _Content(plain, matrices, quantization, {QUALITY: quality.to_dict()})
+
+
+def _request_problems(dest: Path, dtype: str | None, quantization: str | None) -> list[str]:
     problems = []
     if dtype is not None and dtype not in DTYPES:
         problems.append(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype is not None and quantization is not None:
+        problems.append("either a dtype or a quantisation can be asked for, not both")
+    if quantization not in (None, *METHODS):
+        problems.append(f"quantisation must be one of {', '.join(METHODS)}, got {quantization!r}")
     return problems + dest_problems(dest)
+
+
+def _quantization_problems(
+    checkpoint: Checkpoint, dtype: str | None, quantization: str | None
+) -> list[str]:
+    if checkpoint.quantization is None:
+        is_known = quantization in METHODS
+        return method_problems(checkpoint.config, quantization or "") if is_known else []
+    if dtype is None and quantization in (None, checkpoint.quantization):
+        return []
+    return [f"{checkpoint.path}: {quantised_for_good(checkpoint.quantization)}"]
 
 
 def _open(

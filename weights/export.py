@@ -11,7 +11,7 @@ import torch
 
 from model.config import GPTConfig
 from model.tokenizer import VOCABULARY_FILES, Tokenizer
-from weights.checkpoint import Checkpoint, open_checkpoint
+from weights.checkpoint import Checkpoint, open_checkpoint, open_plain_checkpoint
 from weights.directory import (
     dest_problems,
     named_problems,
@@ -62,7 +62,7 @@ def _open(source: Path) -> tuple[Checkpoint | None, Tokenizer | None, list[str]]
     tokenizer: Tokenizer | None = None
     problems: list[str] = []
     try:
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_plain_checkpoint(source)
     except CheckpointError as error:
         problems += error.problems
     try:

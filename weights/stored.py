@@ -28,6 +28,11 @@ SAFETENSORS_DTYPES: Mapping[torch.dtype, str] = {
 }
 """The same dtypes, as safetensors headers spell them."""
 
+STORED_DTYPES: Mapping[torch.dtype, str] = {**SAFETENSORS_DTYPES, torch.uint8: "U8"}
+"""Those, and that of quantised matrices."""
+
+NO_DTYPES: Mapping[str, str] = {}
+
 # More rows, channels or layers than any checkpoint has; torch cannot count their product.
 _MAX_COUNT = 2**28
 
@@ -134,8 +139,12 @@ def tensor_problems(
     expected: Mapping[str, tuple[int, ...]],
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, str],
+    only: Mapping[str, str] = NO_DTYPES,
 ) -> list[str]:
-    """Every missing, unexpected, mis-shaped or oddly typed tensor, by name."""
+    """Every missing, unexpected, mis-shaped or oddly typed tensor, by name.
+
+    ``only`` names the tensors that must have one dtype, and which.
+    """
     problems = [f"tensor {name} is missing" for name in expected if name not in shapes]
     problems += [f"unexpected tensor {name}" for name in shapes if name not in expected]
     problems += [
@@ -143,10 +152,15 @@ def tensor_problems(
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
+    problems += [
+        f"tensor {name} is {dtypes[name]}, expected {dtype}"
+        for name, dtype in only.items()
+        if name in dtypes and dtypes[name] != dtype
+    ]
     return problems + [
         f"tensor {name} is {dtype}, only {', '.join(DTYPES)} are supported"
         for name, dtype in dtypes.items()
-        if name in expected and dtype not in SAFETENSORS_DTYPES.values()
+        if name in expected and name not in only and dtype not in SAFETENSORS_DTYPES.values()
     ]
 
 

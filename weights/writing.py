@@ -12,9 +12,12 @@ from typing import BinaryIO
 
 import torch
 
-from weights.stored import SAFETENSORS_DTYPES, CheckpointError, StoredTensors
+from weights.stored import STORED_DTYPES, CheckpointError, StoredTensors
 
-_ALIGNMENT_BYTES = 8
+_ALIGNMENT_BYTES = 64
+"""Where the first tensor begins: at a line of the processor's cache. The format asks for 8."""
+
+_LENGTH_BYTES = 8
 _CHUNK_BYTES = 1 << 26
 
 
@@ -87,11 +90,11 @@ def _header(tensors: Mapping[str, torch.Tensor]) -> bytes:
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.nbytes
-        dtype = SAFETENSORS_DTYPES[tensor.dtype]
+        dtype = STORED_DTYPES[tensor.dtype]
         entries[name] = {"dtype": dtype, "shape": [*tensor.shape], "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return len(text).to_bytes(8, "little") + text
+    text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from engine import loader
-from engine.fidelity import MAX_RISE, NUM_SEQUENCES, Fidelity, measure
 from engine.loader import build_core
 from engine.messages import EngineConfig
 from engine.networks import CacheShape, Weights, build_network
 from model.config import GPTConfig
 from model.decoder import parameter_shapes
+from model.fidelity import MAX_RISE, NUM_SEQUENCES, Fidelity, measure
 from model.kernels import native
 from model.network import Network
 

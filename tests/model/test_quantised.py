@@ -145,7 +145,7 @@ def test_sizes_that_cannot_be_are_refused() -> None:
     good = Int8Matrix.quantise(torch.randn(5, 8))
     with pytest.raises(ValueError, match=r"packed must be 128 numbers of torch.uint8.*\(127,\)"):
         Int8Matrix(good.packed[1:], good.scales, 5, 8)
-    with pytest.raises(ValueError, match="scales must be 16 numbers of torch.float32.*float16"):
+    with pytest.raises(ValueError, match=r"scales must be 16 numbers of torch.float32.*float16"):
         Int8Matrix(good.packed, good.scales.half(), 5, 8)
     four = Int4Matrix.quantise(torch.randn(5, 32))
     with pytest.raises(ValueError, match="packed must be 512 numbers"):

@@ -66,9 +66,12 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sound]:
     shutil.copytree(RELEASED, tf)
     saved(trained(["<|endoftext|>"], 290), whole)
     own = convert(whole, folder / "own").path
+    wide = write_hf(folder / "wide", vocab_size=300, n_embd=32)
+    quantised = convert(wide, folder / "quantised", vocabulary=whole, quantization="int4").path
     (whole / "tokenizer.json").unlink()
     every = {
-        "own": (own, tuple(file.name for file in own.iterdir() if file.name != "source.json")),
+        "own": (own, _with_checksums(own)),
+        "quantised": (quantised, _with_checksums(quantised)),
         "whole": (whole, ()),
         "sharded": (sharded, ()),
         "pickled": (pickled, ("pytorch_model.bin",)),
@@ -86,7 +89,11 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sound]:
     }
 
 
-LAYOUTS = ("own", "whole", "sharded", "pickled", "nano", "tf")
+def _with_checksums(folder: Path) -> tuple[str, ...]:
+    return tuple(file.name for file in folder.iterdir() if file.name != "source.json")
+
+
+LAYOUTS = ("own", "quantised", "whole", "sharded", "pickled", "nano", "tf")
 COUNT = itertools.count()
 
 
@@ -119,6 +126,11 @@ def assert_same(found: Checkpoint, meant: Checkpoint) -> None:
     assert found.tensors.keys() == meant.tensors.keys()
     for name, tensor in meant.tensors.items():
         assert torch.equal(found.tensors[name], tensor), name
+    assert found.quantization == meant.quantization
+    assert found.matrices.keys() == meant.matrices.keys()
+    for name, matrix in meant.matrices.items():
+        assert torch.equal(found.matrices[name].packed, matrix.packed), name
+        assert torch.equal(found.matrices[name].scales, matrix.scales), name
     vocabularies = [
         Tokenizer.from_directory(one.path).encode("the cat thought <|endoftext|>")
         for one in (found, meant)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LEAST_BYTES = 2
 """Of a parameter, in any dtype that weights may be stored in."""
+_LEAST_QUANTISED_BYTES = 0.5
 _BYTES_OF = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -42,27 +43,31 @@ class Described:
     problems: list[str]
     is_own: bool = False
     """Whether it is in our own format, which has a record beside the configuration."""
+    is_quantised: bool = False
 
 
 def read_config(snapshot: Path) -> Described:
     """Read and check the configuration of a snapshot that may have no weights yet."""
     from weights.checkpoint import own_config
     from weights.formats import hf_config
+    from weights.quantised import QUANTIZATION
     from weights.stored import CheckpointError, read_object
 
     try:
         values = read_object(snapshot / CONFIG)
         if "format" in values:
             problems, config = own_config(values)
-            return Described(config, problems, is_own=True)
+            return Described(config, problems, is_own=True, is_quantised=QUANTIZATION in values)
         return Described(*hf_config.read_config(snapshot))
     except CheckpointError as error:
         return Described(None, error.problems)
 
 
-def size_problems(config: GPTConfig, weights_bytes: int) -> list[str]:
+def size_problems(
+    config: GPTConfig, weights_bytes: int, *, is_quantised: bool = False
+) -> list[str]:
     """Whether the weights can be all there: they are never compressed."""
-    least = config.num_parameters * _LEAST_BYTES
+    least = int(config.num_parameters * (_LEAST_QUANTISED_BYTES if is_quantised else _LEAST_BYTES))
     if weights_bytes >= least:
         return []
     return [

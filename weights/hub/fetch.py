@@ -56,7 +56,8 @@ def _checked(hub: Hub, found: Found, files: Files, dest: Destination) -> list[Re
     problems += [*described.problems, *more]
     weights_bytes = sum(files[name].size for name in weights)
     if described.config is not None and weights:
-        problems += size_problems(described.config, weights_bytes)
+        is_quantised = described.is_quantised
+        problems += size_problems(described.config, weights_bytes, is_quantised=is_quantised)
     record = [_OWN_RECORD] if described.is_own and _OWN_RECORD in files else []
     wanted = [files[name] for name in (*listing.vocabulary(files), *record, *weights)]
     room = Room(hub.folder(found.name), _missing_bytes(hub, found, wanted))

@@ -39,6 +39,10 @@ def test_our_own_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     described = read_config(tmp_path)
     assert (described.config, described.problems, described.is_own) == (GPT2, [], True)
+    assert not described.is_quantised
+    values["quantization"] = {"method": "int4"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_config(tmp_path).is_quantised
 
 
 @pytest.mark.parametrize("content", ["", "[]", json.dumps({"format": "other"})])
@@ -54,6 +58,8 @@ def test_weights_that_are_too_small_to_be_all() -> None:
     assert size_problems(GPT2, 1_000) == [
         "the weights have 1,000 bytes, but 124,439,808 parameters are at least 248,879,616"
     ]
+    assert size_problems(GPT2, 88_662_024, is_quantised=True) == []
+    assert len(size_problems(GPT2, 60_000_000, is_quantised=True)) == 1
 
 
 def test_what_the_conversion_takes() -> None:
