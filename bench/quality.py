@@ -24,6 +24,7 @@ from model.config import GPTConfig
 from model.decoder import GPT
 from model.equalise import norms
 from model.linear import pack_quantised
+from model.network import gpt_with
 from model.quantising import EMBEDDING, HEAD, quantise_tensors
 from model.tokenizer import Tokenizer
 from training.documents import Document, read_corpus
@@ -90,14 +91,14 @@ def with_outliers(config: GPTConfig, tensors: Tensors) -> dict[str, Tensor]:
 
 def precisions(config: GPTConfig, tensors: Tensors) -> Iterator[tuple[str, GPT]]:
     """Every precision's network, float32 first; ``tensors`` are float32."""
-    yield "float32", _gpt(config, tensors)
-    yield "bfloat16", _gpt(config, {name: t.bfloat16().float() for name, t in tensors.items()})
+    yield "float32", gpt_with(config, tensors)
+    yield "bfloat16", gpt_with(config, {name: t.bfloat16().float() for name, t in tensors.items()})
     for method in ("int8", "int4"):
         plain, matrices = quantise_tensors(config, tensors, method)
         plain[EMBEDDING] = matrices[HEAD].dequantise() if config.is_head_tied else plain[EMBEDDING]
         weights = {name: matrix.dequantise() for name, matrix in matrices.items()}
-        yield method, _gpt(config, {**plain, **weights})
-        served = _gpt(config, {**plain, **weights})
+        yield method, gpt_with(config, {**plain, **weights})
+        served = gpt_with(config, {**plain, **weights})
         pack_quantised(served, matrices)
         yield f"{method} served", served
     yield "Q8_0", _simulated(config, tensors, q8_0)
@@ -112,14 +113,7 @@ def _simulated(config: GPTConfig, tensors: Tensors, of_layers: Callable[[Tensor]
     }
     head = q8_0(tensors.get(HEAD, tensors[EMBEDDING]))
     embedding = head if config.is_head_tied else q8_0(tensors[EMBEDDING])
-    return _gpt(config, {**tensors, **matrices, HEAD: head, EMBEDDING: embedding})
-
-
-def _gpt(config: GPTConfig, tensors: Tensors) -> GPT:
-    gpt = GPT.on_meta(config)
-    state = {HEAD: tensors[EMBEDDING], **tensors}
-    gpt.load_state_dict(state, assign=True)
-    return gpt.requires_grad_(False).eval()
+    return gpt_with(config, {**tensors, **matrices, HEAD: head, EMBEDDING: embedding})
 
 
 @torch.inference_mode()

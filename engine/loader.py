@@ -19,7 +19,7 @@ from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
 from model.config import GPTConfig
-from model.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, measure
+from model.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, first_id, measure
 from model.kernels import native
 from model.kernels.decoder import unsupported
 from model.kernels.native import NativeKernels
@@ -61,9 +61,7 @@ def build_core(
     num_threads = engine_config.num_threads or num_usable_cores()
     torch.set_num_threads(num_threads)
     kernels = _kernels(engine_config.kernels, config)
-    dtype, fidelity = _dtype(engine_config.dtype, weights, kernels)
-    if dtype in METHODS:
-        weights = weights.quantised(dtype)
+    dtype, weights, fidelity = _chosen(engine_config.dtype, weights, kernels)
     context_len = engine_config.max_context or config.num_positions
     slot_bytes = _slot_bytes(config, dtype, kernels, context_len)
     num_slots = _num_slots(slot_bytes, context_len, engine_config.num_slots)
@@ -149,37 +147,42 @@ def _kernels(name: str, config: GPTConfig) -> NativeKernels | None:
     return native.load(None if name == "auto" else name)
 
 
-def _dtype(
+def _chosen(
     name: str, weights: Weights, kernels: NativeKernels | None
-) -> tuple[str, Fidelity | None]:
-    """``auto`` is how a quantised checkpoint is stored; else int8, if kernels that are fast at it
+) -> tuple[str, Weights, Fidelity | None]:
+    """The dtype, the weights in it if it quantises, and what it costs where that was measured.
+
+    ``auto`` is how a quantised checkpoint is stored; else int8, if kernels that are fast at it
     are there and it proves to keep this model's quality; else bfloat16 where the processor
     multiplies it natively, else float32.
     """
     if name != "auto":
-        return name, None
+        return name, weights.quantised(name) if name in METHODS else weights, None
     if stored := _stored_method(weights):
-        return stored, None
+        return stored, weights, None
     has_bfloat16 = (
         has_packed_kernels(torch.bfloat16) if kernels is None else kernels.path == "avx512"
     )
     wide = "bfloat16" if has_bfloat16 else "float32"
     if kernels is None or kernels.path == "plain":
-        return wide, None
-    fidelity = _fidelity(weights, wide, kernels)
-    return ("int8" if fidelity.is_kept else wide), fidelity
+        return wide, weights, None
+    int8 = weights.quantised("int8")
+    fidelity = _fidelity((weights, wide), (int8, "int8"), kernels)
+    return ("int8", int8, fidelity) if fidelity.is_kept else (wide, weights, fidelity)
 
 
-def _fidelity(weights: Weights, wide: str, kernels: NativeKernels) -> Fidelity:
-    """What int8 costs, against ``wide``."""
-    config = weights.config
+def _fidelity(
+    reference: tuple[Weights, str], candidate: tuple[Weights, str], kernels: NativeKernels
+) -> Fidelity:
+    """What ``candidate`` costs; both are weights and their dtype."""
+    config = reference[0].config
     num_tokens = min(MAX_TOKENS, config.num_positions)
     shape = CacheShape(NUM_SEQUENCES, num_tokens)
-    reference, candidate = (
-        build_network(weights, dtype, kernels, shape)[0] for dtype in (wide, "int8")
+    first, second = (
+        build_network(weights, dtype, kernels, shape)[0]
+        for weights, dtype in (reference, candidate)
     )
-    first_id = config.eos_token_ids[0] if config.eos_token_ids else 0
-    return measure(reference, candidate, first_id, num_tokens)
+    return measure(first, second, first_id(config), num_tokens)
 
 
 def _slot_bytes(

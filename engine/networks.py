@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from model.config import GPTConfig
 from model.decoder import GPT
-from model.kernels.decoder import NativeDecoder
+from model.kernels.decoder import Lookup, NativeDecoder
 from model.kernels.native import NativeKernels, NativeMatrix
 from model.linear import pack, pack_quantised
-from model.network import Network, TorchNetwork
-from model.quantised import Int8Matrix, QuantisedMatrix
+from model.network import Network, TorchNetwork, gpt_with
+from model.quantised import QuantisedMatrix
 from model.quantising import EMBEDDING, HEAD, METHODS, quantise_tensors
 from model.slot_cache import KEY_TILE, SlotCache
 
@@ -117,47 +118,20 @@ def _bias(tensors: Mapping[str, Tensor], weight_name: str) -> Tensor | None:
     return tensors.get(weight_name.removesuffix("weight") + "bias")
 
 
-class _TableLookup:
-    def __init__(self, table: Tensor) -> None:
-        self._table = table
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        return self._table[ids].float()
-
-
-def _lookup(weights: Weights) -> _TableLookup | Int8LookUp:
+def _lookup(weights: Weights) -> Lookup:
+    """The embedding's own table; without one, the rows of a quantised head."""
     if EMBEDDING in weights.tensors:
-        return _TableLookup(weights.tensors[EMBEDDING])
-    head = weights.matrices[HEAD]
-    if not isinstance(head, Int8Matrix):
-        raise TypeError("the embedding is read from a head in int8")
-    return Int8LookUp(head)
+        return partial(_rows, weights.tensors[EMBEDDING])
+    return weights.matrices[HEAD].rows
 
 
-class Int8LookUp:
-    """Embeddings out of a quantised head's rows."""
-
-    def __init__(self, head: Int8Matrix) -> None:
-        self._head = head
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """(N) -> (N, C) float32."""
-        return self._head.rows(ids)
+def _rows(table: Tensor, ids: Tensor) -> Tensor:
+    return table[ids].float()
 
 
 def _torch_gpt(weights: Weights) -> GPT:
-    """The torch network with every tensor in place. Memory-mapped until packed."""
-    config = weights.config
-    gpt = GPT.on_meta(config)
-    state = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    if EMBEDDING not in state:
-        state[EMBEDDING] = _lookup(weights)(torch.arange(config.vocab_size))
-    if config.is_head_tied:
-        state[HEAD] = state[EMBEDDING]
+    tensors = dict(weights.tensors)
+    if EMBEDDING not in tensors:
+        tensors[EMBEDDING] = weights.matrices[HEAD].dequantise()
     is_whole = not weights.matrices  # quantised layers get theirs from pack_quantised
-    gpt.load_state_dict(state, strict=is_whole, assign=True)
-    gpt.requires_grad_(False).eval()
-    for module in gpt.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.float()
-    return gpt
+    return gpt_with(weights.config, tensors, is_whole=is_whole)

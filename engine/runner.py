@@ -55,9 +55,7 @@ class Runner:
         """The next token of each row, whose hidden state has the index beside it."""
         if not rows:
             return ()
-        indices = [index for _, index in rows]
-        is_all = indices == list(range(len(hidden)))
-        logits = self.network.logits(hidden if is_all else hidden[indices])  # (B, V)
+        logits = self.network.logits(hidden[[index for _, index in rows]])  # (B, V)
         drawn = sample(logits, [_sampling_row(state) for state, _ in rows])
         return tuple(Drawn(one.token_id, one.logprob, one.top) for one in drawn)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.attention import Span
+from model.config import GPTConfig
 from model.network import Network
 
 NUM_SEQUENCES = 4
@@ -54,21 +55,26 @@ def entropy_per_token(logits: Tensor) -> float:
     return -float((line.exp() * line).nan_to_num(0.0).sum(-1).mean())
 
 
+def first_id(config: GPTConfig) -> int:
+    """What text of the model's own begins with: its end-of-text token, if it has one."""
+    return config.eos_token_ids[0] if config.eos_token_ids else 0
+
+
 @torch.inference_mode()
 def measure(
     reference: Network,
     candidate: Network,
-    first_id: int,
+    start_id: int,
     num_tokens: int = MAX_TOKENS,
     num_sequences: int = NUM_SEQUENCES,
 ) -> Fidelity:
     """Draw ``num_tokens`` for each sequence from ``reference``, and score them with both.
 
-    Every sequence begins with ``first_id``. Both networks have ``num_sequences`` slots of
+    Every sequence begins with ``start_id``. Both networks have ``num_sequences`` slots of
     ``num_tokens`` positions, and lose what these held.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.full((num_sequences, 1), first_id)
+    ids = torch.full((num_sequences, 1), start_id)
     lines = []
     for position in range(num_tokens):
         spans = [Span(slot, position, 1) for slot in range(num_sequences)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from model.attention import SlotAttention, Span
+from model.config import GPTConfig
 from model.decoder import GPT
 from model.slot_cache import SlotCache
 
@@ -45,6 +46,24 @@ class TorchNetwork:
     def logits(self, hidden: Tensor) -> Tensor:
         """See Network."""
         return self._gpt.logits(hidden)
+
+
+def gpt_with(config: GPTConfig, tensors: Mapping[str, Tensor], *, is_whole: bool = True) -> GPT:
+    """The network with ``tensors`` in place as they are, but for norms, which become float32.
+
+    A tied head need not be among them. Where not ``is_whole``, what is missing stays on the meta
+    device until it is replaced. Memory-mapped tensors stay mapped.
+    """
+    gpt = GPT.on_meta(config)
+    state = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    if config.is_head_tied:
+        state.setdefault("lm_head.weight", state["wte.weight"])
+    gpt.load_state_dict(state, strict=is_whole, assign=True)
+    gpt.requires_grad_(False).eval()
+    for module in gpt.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.float()
+    return gpt
 
 
 def positions(spans: Sequence[Span]) -> Tensor:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from model.config import GPTConfig
-from model.decoder import GPT
 from model.equalise import norms
-from model.fidelity import Fidelity, measure
+from model.fidelity import Fidelity, first_id, measure
 from model.linear import has_packed_kernels, pack, pack_quantised
-from model.network import TorchNetwork
-from model.quantised import Int8Matrix, QuantisedMatrix
+from model.network import TorchNetwork, gpt_with
+from model.quantised import QuantisedMatrix
 from model.quantising import EMBEDDING, HEAD, quantise_tensors
 from model.slot_cache import SlotCache
 
@@ -97,25 +96,13 @@ def _fidelity(
     config: GPTConfig, tensors: Tensors, quantised: tuple[Tensors, Matrices], num_tokens: int
 ) -> Fidelity:
     plain, matrices = quantised
-    reference = _gpt(config, tensors)
+    reference = gpt_with(config, tensors)
     pack(reference, torch.float32, has_packed_kernels(torch.float32))
-    head = matrices[HEAD]
-    embedding = {} if not isinstance(head, Int8Matrix) else {EMBEDDING: head.dequantise()}
-    candidate = _gpt(config, {**embedding, **plain})
+    embedding = {EMBEDDING: matrices[HEAD].dequantise()} if config.is_head_tied else {}
+    candidate = gpt_with(config, {**embedding, **plain}, is_whole=False)
     pack_quantised(candidate, matrices)
     first, second = (
         TorchNetwork(gpt, SlotCache(config, NUM_SEQUENCES, num_tokens))
         for gpt in (reference, candidate)
     )
-    first_id = config.eos_token_ids[0] if config.eos_token_ids else 0
-    return measure(first, second, first_id, num_tokens, NUM_SEQUENCES)
-
-
-def _gpt(config: GPTConfig, tensors: Tensors) -> GPT:
-    """The network with the tensors that there are in place; norms in float32."""
-    gpt = GPT.on_meta(config)
-    state = {name: t.float() if t.ndim == 1 else t for name, t in tensors.items()}
-    if config.is_head_tied:
-        state[HEAD] = state[EMBEDDING]
-    gpt.load_state_dict(state, strict=False, assign=True)
-    return gpt.requires_grad_(False).eval()
+    return measure(first, second, first_id(config), num_tokens, NUM_SEQUENCES)

@@ -173,8 +173,8 @@ static inline void run_item(const Attention& task, const Span& span, const Item&
 // Remember and attend; called by every thread of a team, which leaves together. A span that is
 // one item a head remembers its own keys; longer ones do so beforehand.
 template <class T>
-static void attention(const Attention& task, const Span* spans, const std::vector<Item>& items,
-                      const std::vector<Item>& long_spans, float* scratch) {
+static void attention_in(const Attention& task, const Span* spans, const std::vector<Item>& items,
+                         const std::vector<Item>& long_spans, float* scratch) {
     if (!long_spans.empty()) {
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < int64_t(long_spans.size()); ++i) {
@@ -192,4 +192,13 @@ static void attention(const Attention& task, const Span* spans, const std::vecto
         const T* next = task.slot<T>(task.cache->keys, spans[after.span].slot, after.head);
         run_item<T>(task, span, item, next, scratch);
     }
+}
+
+// The same in the precision of the cache.
+static void attention(const Attention& task, const Span* spans, const std::vector<Item>& items,
+                      const std::vector<Item>& long_spans, float* scratch) {
+    if (task.cache->precision == BFLOAT16)
+        attention_in<uint16_t>(task, spans, items, long_spans, scratch);
+    else
+        attention_in<float>(task, spans, items, long_spans, scratch);
 }

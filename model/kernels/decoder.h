@@ -56,12 +56,12 @@ struct Scratch {
 
 // A single row is prepared by every thread for itself, into memory of its own (Scratch::rows_for):
 // that is quicker than to wait for each other.
-static void prepare_rows(const float* x, int64_t stride, int num_inputs, const Matrix& matrix,
-                         Rows& rows, int64_t num_rows) {
+static void prepare_rows(const float* x, const Matrix& matrix, Rows& rows, int64_t num_rows) {
+    const int num_inputs = matrix.num_inputs;
     if (num_rows == 1) return prepare(x, num_inputs, matrix.precision, rows, 0);
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row)
-        prepare(x + row * stride, num_inputs, matrix.precision, rows, row);
+        prepare(x + row * num_inputs, num_inputs, matrix.precision, rows, row);
 }
 
 static void normalise_rows(const float* x, const float* gain, const float* bias, const Decoder& d,
@@ -83,12 +83,12 @@ static void mlp(const Decoder& d, const Layer& layer, Codebook book, Scratch& sc
     normalise_rows(x, layer.ln_2_gain, layer.ln_2_bias, d, layer.c_fc, rows, num_rows, line);
     product(layer.c_fc, book, rows, num_rows,
             {Output::ACTIVATE, scratch.wide, d.num_inner, d.activation});
-    prepare_rows(scratch.wide, d.num_inner, d.num_inner, layer.mlp_proj, rows, num_rows);
+    prepare_rows(scratch.wide, layer.mlp_proj, rows, num_rows);
     product(layer.mlp_proj, book, rows, num_rows, {Output::ADD, x, d.num_channels, 0});
 }
 
 // Rows nobody asks for are left out of what follows the last layer's attention.
-static int64_t keep_wanted(const Decoder& d, const Step& step, float* attended) {
+static void keep_wanted(const Decoder& d, const Step& step, float* attended) {
     const size_t line = d.num_channels * sizeof(float);
     for (int64_t i = 0; i < step.num_wanted; ++i) {
         const int64_t from = step.wanted[i];
@@ -96,7 +96,6 @@ static int64_t keep_wanted(const Decoder& d, const Step& step, float* attended) 
         std::memcpy(step.x + i * d.num_channels, step.x + from * d.num_channels, line);
         std::memcpy(attended + i * d.num_channels, attended + from * d.num_channels, line);
     }
-    return step.num_wanted;
 }
 
 static void run(const Decoder& d, const Cache& cache, Codebook book, const Step& step) {
@@ -119,17 +118,13 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
                     {Output::STORE, scratch.wide, 3 * int64_t(d.num_channels), 0});
             const Attention task{&cache, scratch.wide, scratch.narrow, l,
                                  d.num_heads, head_len, layer.score_scale};
-            if (cache.precision == BFLOAT16)
-                attention<uint16_t>(task, step.spans, items, long_spans, own.data());
-            else
-                attention<float>(task, step.spans, items, long_spans, own.data());
+            attention(task, step.spans, items, long_spans, own.data());
             if (l == d.num_layers - 1) {
 #pragma omp single
                 keep_wanted(d, step, scratch.narrow);
                 num_rows = step.num_wanted;
             }
-            prepare_rows(scratch.narrow, d.num_channels, d.num_channels, layer.attn_proj,
-                         scratch.rows_for(num_rows), num_rows);
+            prepare_rows(scratch.narrow, layer.attn_proj, scratch.rows_for(num_rows), num_rows);
             product(layer.attn_proj, book, scratch.rows_for(num_rows), num_rows,
                     {Output::ADD, step.x, d.num_channels, 0});
             mlp(d, layer, book, scratch, step.x, num_rows, own.data());
@@ -149,7 +144,7 @@ static void linear(const Matrix& matrix, Codebook book, const float* x, int64_t 
     {
         std::vector<uint8_t> own_row(rows_bytes(1, matrix.num_inputs));
         if (num_rows == 1) rows = rows_in(own_row.data(), 1, matrix.num_inputs);
-        prepare_rows(x, matrix.num_inputs, matrix.num_inputs, matrix, rows, num_rows);
+        prepare_rows(x, matrix, rows, num_rows);
         product(matrix, book, rows, num_rows, {Output::STORE, out, stride, 0});
     }
 }
@@ -166,9 +161,6 @@ static void attend_alone(const Cache& cache, int num_heads, int head_len, int64_
 #pragma omp parallel
     {
         std::vector<float> own(attention_scratch(cache, head_len));
-        if (cache.precision == BFLOAT16)
-            attention<uint16_t>(task, spans, items, long_spans, own.data());
-        else
-            attention<float>(task, spans, items, long_spans, own.data());
+        attention(task, spans, items, long_spans, own.data());
     }
 }

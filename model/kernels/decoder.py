@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,13 +14,8 @@ from model.kernels.native import LANES, NativeKernels, NativeMatrix, cache_struc
 from model.network import positions
 from model.slot_cache import SlotCache
 
-
-class Lookup(Protocol):
-    """Embeddings of ids, however they are stored."""
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """(N) -> (N, C) float32."""
-        ...
+Lookup = Callable[[Tensor], Tensor]
+"""The embeddings of ids, however they are stored: (N) -> (N, C) float32."""
 
 
 def unsupported(config: GPTConfig) -> str | None:
