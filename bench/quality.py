@@ -3,8 +3,9 @@
 ``python -m bench.quality TEXT... [--held-out NAME...] [--windows 8]``: a TEXT is a text file, or an
 archive or folder of which the texts that ``--held-out`` names are scored. Of each, so many
 windows as long as the context that do not overlap. llama.cpp's Q8_0 and Q4_0 are simulated on the
-same weights, with the head in Q8_0. "served" rounds activations to 8 bits too, as it is served;
-the others are what the weights alone cost. Prints a table for people and a JSON line for scripts.
+same weights, with the head in Q8_0. "served" rounds activations to 8 bits too, as both do (one
+scale a row here, a block there), and here keys and values; the others are what the weights cost.
+Prints a table for people and a JSON line for scripts.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from model.attention import CausalAttention
 from model.config import GPTConfig
-from model.decoder import GPT
+from model.decoder import GPT, Attend
 from model.equalise import norms
 from model.linear import pack_quantised
 from model.network import gpt_with
 from model.quantising import EMBEDDING, HEAD, quantise_tensors
+from model.slot_cache import whole_numbers
 from model.tokenizer import Tokenizer
 from training.documents import Document, read_corpus
 from weights.checkpoint import open_checkpoint
@@ -101,8 +103,13 @@ def precisions(config: GPTConfig, tensors: Tensors) -> Iterator[tuple[str, GPT]]
         served = gpt_with(config, {**plain, **weights})
         pack_quantised(served, matrices)
         yield f"{method} served", served
-    yield "Q8_0", _simulated(config, tensors, q8_0)
-    yield "Q4_0", _simulated(config, tensors, q4_0)
+    for name, of_layers in (("Q8_0", q8_0), ("Q4_0", q4_0)):
+        gpt = _simulated(config, tensors, of_layers)
+        yield name, gpt
+        for module in gpt.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_pre_hook(lambda _, inputs: (q8_0(inputs[0]),))
+        yield f"{name} served", gpt
 
 
 def _simulated(config: GPTConfig, tensors: Tensors, of_layers: Callable[[Tensor], Tensor]) -> GPT:
@@ -116,12 +123,24 @@ def _simulated(config: GPTConfig, tensors: Tensors, of_layers: Callable[[Tensor]
     return gpt_with(config, {**tensors, **matrices, HEAD: head, EMBEDDING: embedding})
 
 
+def with_int8_cache(config: GPTConfig, attend: Attend) -> Attend:
+    """Attention whose keys and values are rounded as an int8 SlotCache rounds them."""
+
+    def rounded(x: Tensor) -> Tensor:
+        numbers, scales = whole_numbers(x.reshape(len(x), config.num_heads, config.head_len))
+        return (numbers * scales.transpose(0, 1).unsqueeze(-1)).reshape(x.shape)  # (N, C)
+
+    return lambda layer, query, key, value: attend(layer, query, rounded(key), rounded(value))
+
+
 @torch.inference_mode()
-def bits_per_byte(gpt: GPT, text: Windows) -> float:
+def bits_per_byte(gpt: GPT, text: Windows, *, has_int8_cache: bool = False) -> float:
     """Bits of surprise per byte of the targets."""
     nats = 0.0
     for ids, targets in zip(text.inputs, text.targets, strict=True):
-        attend = CausalAttention(gpt.config, len(ids))
+        attend: Attend = CausalAttention(gpt.config, len(ids))
+        if has_int8_cache:
+            attend = with_int8_cache(gpt.config, attend)
         logits = gpt.logits(gpt(ids, torch.arange(len(ids)), attend))  # (T, V)
         nats += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
     return nats / math.log(2) / text.num_bytes
@@ -132,7 +151,8 @@ def costs(config: GPTConfig, tensors: Tensors, texts: Sequence[Windows]) -> Iter
     base: dict[str, float] = {}
     for precision, gpt in precisions(config, tensors):
         for text in texts:
-            found = bits_per_byte(gpt, text)
+            is_cached = precision in ("int8 served", "int4 served")
+            found = bits_per_byte(gpt, text, has_int8_cache=is_cached)
             reference = base.setdefault(text.name, found)
             yield Cost(precision, text.name, found, found / reference - 1)
 

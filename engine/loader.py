@@ -14,7 +14,16 @@ from engine.cpus import num_usable_cores
 from engine.errors import EngineFailed
 from engine.memory import available_bytes
 from engine.messages import EngineConfig, ModelInfo
-from engine.networks import DTYPES, CacheShape, Weights, build_network, cache_dtype, key_tile
+from engine.networks import (
+    DTYPES,
+    KV_DTYPES,
+    CacheShape,
+    Weights,
+    build_network,
+    chosen_kv_dtype,
+    key_tile,
+    slot_bytes,
+)
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
@@ -61,12 +70,14 @@ def build_core(
     num_threads = engine_config.num_threads or num_usable_cores()
     torch.set_num_threads(num_threads)
     kernels = _kernels(engine_config.kernels, config)
-    dtype, weights, fidelity = _chosen(engine_config.dtype, weights, kernels)
+    wanted = engine_config.kv_dtype
+    dtype, weights, fidelity = _chosen(engine_config.dtype, wanted, weights, kernels)
+    kv_dtype = chosen_kv_dtype(wanted, dtype)
     context_len = engine_config.max_context or config.num_positions
-    slot_bytes = _slot_bytes(config, dtype, kernels, context_len)
-    num_slots = _num_slots(slot_bytes, context_len, engine_config.num_slots)
+    bytes_each = slot_bytes(config, kv_dtype, padded(context_len, key_tile(kernels)))
+    num_slots = _num_slots(bytes_each, context_len, engine_config.num_slots)
     network, cache, path = build_network(
-        weights, dtype, kernels, CacheShape(num_slots, context_len)
+        weights, dtype, kernels, CacheShape(num_slots, context_len, kv_dtype)
     )
     scheduler = Scheduler(SlotPool(num_slots), context_len, config.vocab_size, config.eos_token_ids)
     info = ModelInfo(
@@ -80,11 +91,12 @@ def build_core(
         weights_hash=weights_hash,
         device="cpu",
         dtype=dtype,
+        kv_dtype=kv_dtype,
         kernels=path,
         num_slots=num_slots,
-        slot_bytes=slot_bytes,
+        slot_bytes=bytes_each,
         num_threads=num_threads,
-        fingerprint=_fingerprint(weights_hash, dtype, path, str(num_threads)),
+        fingerprint=_fingerprint(weights_hash, dtype, kv_dtype, path, str(num_threads)),
         source=source,
         log_loss_rise=None if fidelity is None else fidelity.share,
     )
@@ -94,6 +106,11 @@ def build_core(
 def _check(weights: Weights, engine_config: EngineConfig) -> None:
     config = weights.config
     problems = _dtype_problems(weights, engine_config.dtype)
+    if engine_config.kv_dtype not in ("auto", *KV_DTYPES):
+        names = ", ".join(("auto", *KV_DTYPES[:-1]))
+        problems.append(
+            f"kv_dtype must be {names} or {KV_DTYPES[-1]}, got {engine_config.kv_dtype!r}"
+        )
     if engine_config.device not in ("auto", "cpu"):
         problems.append(f"device must be auto or cpu, got {engine_config.device!r}")
     if engine_config.kernels not in _KERNELS:
@@ -148,7 +165,7 @@ def _kernels(name: str, config: GPTConfig) -> NativeKernels | None:
 
 
 def _chosen(
-    name: str, weights: Weights, kernels: NativeKernels | None
+    name: str, kv_dtype: str, weights: Weights, kernels: NativeKernels | None
 ) -> tuple[str, Weights, Fidelity | None]:
     """The dtype, the weights in it if it quantises, and what it costs where that was measured.
 
@@ -167,40 +184,35 @@ def _chosen(
     if kernels is None or kernels.path == "plain":
         return wide, weights, None
     int8 = weights.quantised("int8")
-    fidelity = _fidelity((weights, wide), (int8, "int8"), kernels)
+    fidelity = _fidelity((weights, wide), (int8, "int8"), kv_dtype, kernels)
     return ("int8", int8, fidelity) if fidelity.is_kept else (wide, weights, fidelity)
 
 
 def _fidelity(
-    reference: tuple[Weights, str], candidate: tuple[Weights, str], kernels: NativeKernels
+    reference: tuple[Weights, str],
+    candidate: tuple[Weights, str],
+    kv_dtype: str,
+    kernels: NativeKernels,
 ) -> Fidelity:
-    """What ``candidate`` costs; both are weights and their dtype."""
+    """What ``candidate`` costs with its cache; both are weights and their dtype."""
     config = reference[0].config
     num_tokens = min(MAX_TOKENS, config.num_positions)
-    shape = CacheShape(NUM_SEQUENCES, num_tokens)
     first, second = (
-        build_network(weights, dtype, kernels, shape)[0]
-        for weights, dtype in (reference, candidate)
+        build_network(weights, dtype, kernels, CacheShape(NUM_SEQUENCES, num_tokens, kv))[0]
+        for (weights, dtype), kv in ((reference, "auto"), (candidate, kv_dtype))
     )
     return measure(first, second, first_id(config), num_tokens)
 
 
-def _slot_bytes(
-    config: GPTConfig, dtype: str, kernels: NativeKernels | None, context_len: int
-) -> int:
-    positions = padded(context_len, key_tile(kernels))
-    return config.slot_bytes(cache_dtype(dtype).itemsize, positions)
-
-
-def _num_slots(slot_bytes: int, context_len: int, wanted: int | None) -> int:
+def _num_slots(bytes_each: int, context_len: int, wanted: int | None) -> int:
     """``wanted`` if there is memory for so many; without it a share of what there is."""
     available = available_bytes() if wanted else int(available_bytes() * SLOT_MEMORY_SHARE)
-    if available >= slot_bytes * (wanted or 1):
-        return wanted or min(MAX_AUTO_SLOTS, available // slot_bytes)
-    found = f"{slot_bytes:,} bytes for {context_len} positions, and {available:,} are to be had"
+    if available >= bytes_each * (wanted or 1):
+        return wanted or min(MAX_AUTO_SLOTS, available // bytes_each)
+    found = f"{bytes_each:,} bytes for {context_len} positions, and {available:,} are to be had"
     if wanted:
         raise EngineFailed(
-            [f"slots must be at most {available // slot_bytes}, got {wanted}: one takes {found}"]
+            [f"slots must be at most {available // bytes_each}, got {wanted}: one takes {found}"]
         )
     raise EngineFailed([f"not even one slot fits: it takes {found}; lower max_context"])
 

@@ -14,8 +14,9 @@ from engine.request import Request, TokenOutput
 class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     """How to run one checkpoint. None leaves the choice to the engine.
 
-    ``dtype``: ``auto``, ``float32``, ``bfloat16``, ``int8`` or ``int4``; ``device``: ``auto``,
-    ``cpu`` or ``cuda``.
+    ``dtype``: ``auto``, ``float32``, ``bfloat16``, ``int8`` or ``int4``; ``kv_dtype``, that of
+    the cache: ``auto``, ``float32``, ``bfloat16`` or ``int8``; ``device``: ``auto``, ``cpu`` or
+    ``cuda``.
     ``num_slots``: sequences that run at once. ``max_context``: positions of a slot, at most the
     checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512vnni``,
     ``avx512``.
@@ -24,6 +25,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     checkpoint: str
     device: str = "auto"
     dtype: str = "auto"
+    kv_dtype: str = "auto"
     num_slots: int | None = None
     max_context: int | None = None
     num_threads: int | None = None
@@ -35,9 +37,9 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
 class ModelInfo(msgspec.Struct, frozen=True):
     """What is being served, decided once the checkpoint is loaded.
 
-    ``fingerprint`` names everything that a seeded answer depends on: weights, dtype, kernel
-    path, threads, version. ``log_loss_rise`` is what int8 costs, as a share of the log-loss of
-    the model's own text, where that was measured to decide the dtype.
+    ``fingerprint`` names everything that a seeded answer depends on: weights, dtypes,
+    kernel path, threads, version. ``log_loss_rise`` is what int8 costs, as a share of the log-loss
+    of the model's own text, where that was measured to decide the dtype.
     """
 
     vocab_size: int
@@ -50,6 +52,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     weights_hash: str
     device: str
     dtype: str
+    kv_dtype: str
     kernels: str
     num_slots: int
     slot_bytes: int

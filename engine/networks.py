@@ -20,6 +20,7 @@ from model.quantising import EMBEDDING, HEAD, METHODS, quantise_tensors
 from model.slot_cache import KEY_TILE, SlotCache
 
 DTYPES = ("float32", "bfloat16", *METHODS)
+KV_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,27 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What a SlotCache is made of, apart from the model."""
+    """What a SlotCache is made of, apart from the model. ``kv_dtype`` as chosen_kv_dtype says."""
 
     num_slots: int
     num_positions: int
+    kv_dtype: str = "auto"
 
 
-def cache_dtype(dtype: str) -> torch.dtype:
-    """Keys and values are float32 for float32, else bfloat16: a batch is bound by reading them."""
-    return torch.float32 if dtype == "float32" else torch.bfloat16
+def chosen_kv_dtype(kv_dtype: str, dtype: str) -> str:
+    """What keys and values are rounded to: with ``auto`` no more than the weights are.
+
+    A batch on a CPU is bound by reading them.
+    """
+    if kv_dtype != "auto":
+        return kv_dtype
+    return "int8" if dtype in METHODS else dtype
+
+
+def slot_bytes(config: GPTConfig, kv_dtype: str, num_positions: int) -> int:
+    """Bytes of one slot of a cache in one of KV_DTYPES."""
+    scale_bytes = torch.float32.itemsize if kv_dtype == "int8" else 0
+    return config.slot_bytes(_torch(kv_dtype).itemsize, num_positions, scale_bytes)
 
 
 def key_tile(kernels: NativeKernels | None) -> int:
@@ -71,7 +84,7 @@ def build_network(
         config,
         shape.num_slots,
         shape.num_positions,
-        cache_dtype(dtype),
+        _torch(chosen_kv_dtype(shape.kv_dtype, dtype)),
         key_tile=key_tile(kernels),
     )
     if kernels is not None:

@@ -81,10 +81,16 @@ class GPTConfig:
         head = 0 if self.is_head_tied else self.vocab_size * self.num_channels
         return self.num_layers * per_layer + embeddings + head + 2 * self.num_channels
 
-    def slot_bytes(self, element_bytes: int, num_positions: int | None = None) -> int:
-        """Bytes of one cache slot: keys and values of every layer for ``num_positions``."""
+    def slot_bytes(
+        self, element_bytes: int, num_positions: int | None = None, scale_bytes: int = 0
+    ) -> int:
+        """Bytes of one cache slot: keys and values of every layer for ``num_positions``.
+
+        ``scale_bytes`` come beside each head's key and value.
+        """
         positions = self.num_positions if num_positions is None else num_positions
-        return 2 * self.num_layers * self.num_channels * positions * element_bytes
+        position_bytes = self.num_channels * element_bytes + self.num_heads * scale_bytes
+        return 2 * self.num_layers * positions * position_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to a checkpoint's config.json."""

@@ -1,10 +1,17 @@
-"""Channels of similar size before quantising: what a norm multiplies, the next matrix divides.
+"""Channels of similar size before quantising, and no constants in what is quantised.
+
+What a norm multiplies, the next matrix divides.
 
 A norm's gain and bias divided by s and the matching columns of the matrix multiplied by s leave
 the function as it was, and s decides how much of a channel's size is in the activations and how
 much in the weights: SmoothQuant (Xiao et al. 2023, section 4), with the size of the activations
 read off the norm instead of calibration data. Real GPT-2 has channels that are tens of times
 larger than the others, and they would leave the others a few of the 255 levels.
+
+Keys and values lose their biases, which a cache in int8 would have to round with them: what
+every key has in common adds the same to all scores of a query, and the softmax takes it out again;
+what every value has in common reaches the result whole, since weights add up to 1, so it
+can as well be added behind the projection.
 """
 
 from __future__ import annotations
@@ -34,7 +41,20 @@ def equalise(config: GPTConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tens
         s = column_scales(gain, bias, weight)
         gain_name, bias_name = _names(norm)
         out |= {gain_name: gain / s, bias_name: bias / s, matrix: weight * s}
+    for layer in range(config.num_layers):
+        out |= _without_constants(f"h.{layer}.attn.", tensors)
     return out
+
+
+def _without_constants(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of c_attn and c_proj with those of keys and values moved or gone."""
+    names = [prefix + name for name in ("c_attn.bias", "c_proj.weight", "c_proj.bias")]
+    if not all(name in tensors for name in names):
+        return {}
+    bias, weight, behind = (tensors[name].double() for name in names)
+    query, _, value = bias.chunk(3)  # (3C) -> (C) each
+    alone = torch.cat((query, torch.zeros(2 * len(query), dtype=torch.float64)))
+    return {names[0]: alone.float(), names[2]: (behind + weight @ value).float()}
 
 
 def norms(config: GPTConfig) -> Iterator[tuple[str, str]]:

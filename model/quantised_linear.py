@@ -1,8 +1,9 @@
 """Linear layers on quantised weights, in plain torch: what the native products compute.
 
-Rows are rounded to 8 bits with a scale of their own, and the products of whole numbers are
-exact. So a row's bits depend on neither its batch nor the order of adding, and the native
-kernels of every instruction set agree with these layers.
+Rows are rounded to 8 bits with a scale of their own, or one for each group of inputs that share
+one in the weights, and the products of whole numbers are exact. So a row's bits depend on
+neither its batch nor the order of adding, and the native kernels of every instruction set agree
+with these layers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Int8Linear(nn.Module):
 
 
 class Int4Linear(nn.Module):
-    """``sum(group sum * group scale) * row scale + bias``, groups added in ascending order."""
+    """``sum(group sum * (weights' scale * row's scale)) + bias``, groups in ascending order."""
 
     def __init__(self, matrix: Int4Matrix, bias: Tensor | None) -> None:
         super().__init__()
@@ -52,18 +53,19 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K) -> (N, M), float32."""
-        rows, scales = quantise_rows(x)
-        groups = torch.unflatten(rows.float(), 1, (-1, GROUP_LEN)).transpose(
-            0, 1
-        )  # (G, N, GROUP_LEN)
+        groups, scales = quantise_groups(x)
         levels = self._levels.float()
-        tiles = [self._totals(tile, levels) for tile in torch.split(groups, _TILE_ROWS, 1)]
-        out = torch.cat(tiles).mul_(scales)
+        tiles = zip(
+            torch.split(groups.float(), _TILE_ROWS, 1),
+            torch.split(scales, _TILE_ROWS, 1),
+            strict=True,
+        )
+        out = torch.cat([self._totals(*tile, levels) for tile in tiles])
         return out if self._bias is None else out.add_(self._bias)
 
-    def _totals(self, groups: Tensor, levels: Tensor) -> Tensor:
-        """(G, N, GROUP_LEN) -> (N, M). Each group's sum is exact."""
-        sums = torch.bmm(groups, levels).mul_(self._scales[:, None])  # (G, N, M)
+    def _totals(self, groups: Tensor, scales: Tensor, levels: Tensor) -> Tensor:
+        """(G, N, GROUP_LEN) with scales (G, N, 1) -> (N, M). Each group's sum is exact."""
+        sums = torch.bmm(groups, levels).mul_(self._scales[:, None] * scales)  # (G, N, M)
         total = torch.zeros_like(sums[0])
         for group_sum in sums:
             total += group_sum
@@ -87,6 +89,16 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     # Not _LIMIT / largest, which torch takes for a reciprocal times _LIMIT: ties fall elsewhere.
     inverse = torch.where(largest == 0, 0.0, torch.full_like(largest, _LIMIT) / largest)
     return (x * inverse).round_().to(torch.int8), largest / _LIMIT
+
+
+def quantise_groups(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K) -> whole numbers (G, N, GROUP_LEN) int8 and their scales (G, N, 1) float32.
+
+    Every group of inputs as quantise_rows does a row.
+    """
+    groups = torch.unflatten(x, 1, (-1, GROUP_LEN)).transpose(0, 1)  # (G, N, GROUP_LEN)
+    rows, scales = quantise_rows(groups.flatten(0, 1))
+    return torch.unflatten(rows, 0, groups.shape[:2]), torch.unflatten(scales, 0, groups.shape[:2])
 
 
 @cache

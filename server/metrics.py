@@ -125,7 +125,7 @@ class Metrics:
             Gauge,
             "model_info",
             "The served model.",
-            *("device", "dtype", "kernels", "weights_hash", "fingerprint"),
+            *("device", "dtype", "kv_dtype", "kernels", "weights_hash", "fingerprint"),
         )
         self._step = self._labelled(
             Histogram, "step_duration_seconds", "One engine step.", "phase", buckets=buckets
@@ -204,7 +204,14 @@ class Metrics:
         self._slots.set(info.num_slots)
         self._model.labels(
             self._model_name,
-            *(info.device, info.dtype, info.kernels, info.weights_hash, info.fingerprint),
+            *(
+                info.device,
+                info.dtype,
+                info.kv_dtype,
+                info.kernels,
+                info.weights_hash,
+                info.fingerprint,
+            ),
         ).set(1)
 
     def render(self, engine: Engine) -> bytes:

@@ -46,6 +46,7 @@ def _describe(state: ServerState) -> dict[str, Any]:
         "eos_token_ids": list(info.eos_token_ids),
         "device": info.device,
         "dtype": info.dtype,
+        "kv_dtype": info.kv_dtype,
         "kernels": info.kernels,
         "num_slots": info.num_slots,
         "source": info.source,

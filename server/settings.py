@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Of the cache; ``auto`` is that of the weights, int8 beside int4."""
     kernels: str = "auto"
     slots: int | None = Field(default=None, ge=1)
     max_context: int | None = Field(default=None, ge=1)
@@ -112,6 +114,7 @@ class Settings(BaseSettings):
             checkpoint=str(self.checkpoint),
             device=self.device,
             dtype=self.dtype,
+            kv_dtype=self.kv_dtype,
             num_slots=self.slots,
             max_context=self.max_context,
             num_threads=self.threads,

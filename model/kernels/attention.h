@@ -21,7 +21,15 @@ struct Attention {
         const int64_t index = (layer * cache->num_slots + slot_index) * num_heads + head;
         return static_cast<T*>(data) + index * cache->num_positions * head_len;
     }
+    float* slot_scales(float* scales, int64_t slot_index, int head) const {
+        const int64_t index = (layer * cache->num_slots + slot_index) * num_heads + head;
+        return scales == nullptr ? nullptr : scales + index * cache->num_positions;
+    }
 };
+
+// INT8 keeps each head's key and value of a position with one scale.
+template <class T>
+constexpr bool IS_SCALED = std::is_same_v<T, int8_t>;
 
 // The lines of memory that hold `count` values from p on, brought nearer.
 template <class T>
@@ -32,8 +40,8 @@ static inline void prefetch(const T* p, int64_t count) {
 // Scores of Q queries against the B tiles of 16 keys from `tile` on. The values of these keys are
 // fetched meanwhile.
 template <class T, int Q, int B>
-static inline void score(const float* query, const T* keys, const T* values, int head_len, int tile,
-                         float* weights, int stride) {
+static inline void score(const float* query, const T* keys, const float* scales, const T* values,
+                         int head_len, int tile, float* weights, int stride) {
     Vec sums[Q][B] = {};
     const int64_t place = int64_t(tile) * LANES * head_len;
     const T* first = keys + place;
@@ -46,8 +54,12 @@ static inline void score(const float* query, const T* keys, const T* values, int
             for (int b = 0; b < B; ++b) sums[q][b] += x * key[b];
         }
     }
-    for (int q = 0; q < Q; ++q)
-        for (int b = 0; b < B; ++b) store(weights + q * stride + (tile + b) * LANES, sums[q][b]);
+    for (int b = 0; b < B; ++b) {
+        const int at = (tile + b) * LANES;
+        if constexpr (IS_SCALED<T>)
+            for (int q = 0; q < Q; ++q) sums[q][b] *= load(scales + at);
+        for (int q = 0; q < Q; ++q) store(weights + q * stride + at, sums[q][b]);
+    }
 }
 
 // Scores to weights, in place, for a query that sees `visible` keys; returns their sum.
@@ -64,6 +76,11 @@ static inline float soften(float* line, int visible) {
         total += w;
     }
     return fold(total);
+}
+
+// Weights of whole numbers instead of values. What lies beyond `visible` is not read later.
+static inline void scale_weights(float* line, const float* scales, int visible) {
+    for (int t = 0; t < visible; t += LANES) store(line + t, load(line + t) * load(scales + t));
 }
 
 // Weighted sum of values, V vectors of channels at a time. Query q sees first + q + 1 keys; those
@@ -110,23 +127,51 @@ static inline void attend(const Attention& task, const Span& span, int head, int
     }
     const T* keys = task.slot<T>(task.cache->keys, span.slot, head);
     const T* values = task.slot<T>(task.cache->values, span.slot, head);
+    const float* key_scales = task.slot_scales(task.cache->key_scales, span.slot, head);
+    const float* value_scales = task.slot_scales(task.cache->value_scales, span.slot, head);
     const int num_tiles = (first + Q + LANES - 1) / LANES;
     int tile = 0;
     const auto go = [&](auto size) {
         constexpr int B = decltype(size)::value;
         for (; tile + B <= num_tiles; tile += B)
-            score<T, Q, B>(query, keys, values, head_len, tile, weights, stride);
+            score<T, Q, B>(query, keys, key_scales, values, head_len, tile, weights, stride);
     };
     if constexpr (Q == 1) go(std::integral_constant<int, 8>{});
     if constexpr (ATTENTION_TILES >= 4) go(std::integral_constant<int, 4>{});
     go(std::integral_constant<int, 2>{});
     go(std::integral_constant<int, 1>{});
     float totals[Q];
-    for (int q = 0; q < Q; ++q) totals[q] = soften(weights + q * stride, first + q + 1);
+    for (int q = 0; q < Q; ++q) {
+        totals[q] = soften(weights + q * stride, first + q + 1);
+        if constexpr (IS_SCALED<T>) scale_weights(weights + q * stride, value_scales, first + q + 1);
+    }
     if (head_len % (4 * LANES) == 0)
         mix<T, Q, 4>(values, weights, stride, totals, head_len, first, next, out);
     else
         mix<T, Q, 1>(values, weights, stride, totals, head_len, first, next, out);
+}
+
+// What a head's key or value is multiplied with before it is stored; its scale, to multiply with
+// when it is read, goes to `scale`. NaN and infinity make the scale NaN: they must show.
+template <class T>
+static inline float inverse_scale(const float* x, int count, float* scale) {
+    if constexpr (!IS_SCALED<T>) return 1.0f;
+    Vec most{}, nothing{};
+    for (int d = 0; d < count; d += LANES) {
+        most = maximum(most, magnitude(load(x + d)));
+        nothing += load(x + d) * 0.0f;
+    }
+    const float amax = largest(most);
+    *scale = amax / 127.0f + fold(nothing);
+    return amax > 0 ? 127.0f / amax : 0.0f;
+}
+
+template <class T>
+static inline void put(T* p, Vec v, float inverse) {
+    if constexpr (IS_SCALED<T>)
+        store_bytes(p, to_whole(v * inverse));
+    else
+        store(p, v);
 }
 
 // Keys and values of tokens `begin` to `end` of a span into its slot.
@@ -137,17 +182,21 @@ static inline void remember(const Attention& task, const Span& span, int head, i
     const int64_t channels = int64_t(task.num_heads) * head_len;
     T* keys = task.slot<T>(task.cache->keys, span.slot, head);
     T* values = task.slot<T>(task.cache->values, span.slot, head);
+    float* key_scales = task.slot_scales(task.cache->key_scales, span.slot, head);
+    float* value_scales = task.slot_scales(task.cache->value_scales, span.slot, head);
     for (int64_t i = begin; i < end; ++i) {
         const float* key =
             task.qkv + (span.first_token + i) * task.token_stride() + channels + head * head_len;
         const float* value = key + channels;
         const int64_t position = span.start + i;
+        const float inverse_key = inverse_scale<T>(key, head_len, key_scales + position);
+        const float inverse_value = inverse_scale<T>(value, head_len, value_scales + position);
         T* column = keys + position / LANES * LANES * head_len + position % LANES;
         for (int d = 0; d < head_len; d += LANES) {
             T lanes[LANES];
-            store(lanes, load(key + d));
+            put(lanes, load(key + d), inverse_key);
             for (int i = 0; i < LANES; ++i) column[(d + i) * LANES] = lanes[i];
-            store(values + position * head_len + d, load(value + d));
+            put(values + position * head_len + d, load(value + d), inverse_value);
         }
     }
 }
@@ -189,7 +238,13 @@ static void attention_in(const Attention& task, const Span* spans, const std::ve
         if (item.begin == 0 && item.end == span.length)
             remember<T>(task, span, item.head, 0, span.length);
         const Item& after = items[std::min<int64_t>(i + 1, items.size() - 1)];
-        const T* next = task.slot<T>(task.cache->keys, spans[after.span].slot, after.head);
+        const Span& then = spans[after.span];
+        const T* next = task.slot<T>(task.cache->keys, then.slot, after.head);
+        if constexpr (IS_SCALED<T>) {
+            const int64_t seen = then.start + then.length;
+            prefetch(task.slot_scales(task.cache->key_scales, then.slot, after.head), seen);
+            prefetch(task.slot_scales(task.cache->value_scales, then.slot, after.head), seen);
+        }
         run_item<T>(task, span, item, next, scratch);
     }
 }
@@ -197,8 +252,9 @@ static void attention_in(const Attention& task, const Span* spans, const std::ve
 // The same in the precision of the cache.
 static void attention(const Attention& task, const Span* spans, const std::vector<Item>& items,
                       const std::vector<Item>& long_spans, float* scratch) {
-    if (task.cache->precision == BFLOAT16)
-        attention_in<uint16_t>(task, spans, items, long_spans, scratch);
-    else
-        attention_in<float>(task, spans, items, long_spans, scratch);
+    switch (task.cache->precision) {
+        case INT8: return attention_in<int8_t>(task, spans, items, long_spans, scratch);
+        case BFLOAT16: return attention_in<uint16_t>(task, spans, items, long_spans, scratch);
+        default: return attention_in<float>(task, spans, items, long_spans, scratch);
+    }
 }

@@ -162,6 +162,8 @@ def cache_struct(cache: SlotCache) -> structs.Cache:
     return structs.Cache(
         keys=cache.keys.data_ptr(),
         values=cache.values.data_ptr(),
+        key_scales=None if cache.key_scales is None else cache.key_scales.data_ptr(),
+        value_scales=None if cache.value_scales is None else cache.value_scales.data_ptr(),
         precision=structs.PRECISIONS[str(cache.dtype).removeprefix("torch.")],
         num_slots=cache.num_slots,
         num_positions=cache.values.shape[3],

@@ -214,12 +214,13 @@ static inline void multiply_int4(const Matrix& matrix, const uint8_t* block,
         }
         for (int c = 0; c < C; ++c) {
             const Vec scale = half_to_float(scales + c * LANES);
-            for (int r = 0; r < R; ++r) out[r][c] += __builtin_convertvector(acc[r][c], Vec) * scale;
+            for (int r = 0; r < R; ++r) {
+                const float of_row = rows.group_scales[(row + r) * rows.group_stride + group];
+                out[r][c] += __builtin_convertvector(acc[r][c], Vec) * (scale * of_row);
+            }
         }
         scales += width;
     }
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) out[r][c] *= rows.scales[row + r];
 }
 
 // What becomes of a product.

@@ -1,12 +1,14 @@
 // Rows of activations, brought to what a product reads: float32, bfloat16, or int8 with one scale
-// a row. Each row by itself, so its bits do not depend on its neighbours.
+// a row, or one for GROUP_LEN of its values where the weights are INT4. Each row by itself, so its
+// bits do not depend on its neighbours.
 
-// For INT8 and INT4: value = data * scale. `group_sums` has the sum of each GROUP_LEN values,
-// `sums` that of the whole row. A line is padded by zeros to a whole number of vectors.
+// value = data * scale; the sums are those of data. INT8 has `scales` and `sums`, INT4 those of
+// groups. A line is padded by zeros to a whole number of vectors.
 struct Rows {
     uint8_t* data;
     float* scales;
     int32_t* sums;
+    float* group_scales;
     int32_t* group_sums;
     int64_t stride;        // bytes
     int64_t group_stride;  // elements
@@ -26,13 +28,14 @@ static inline Rows rows_in(uint8_t* scratch, int64_t num_rows, int64_t num_input
     rows.data = scratch;
     rows.scales = reinterpret_cast<float*>(scratch + num_rows * rows.stride);
     rows.sums = reinterpret_cast<int32_t*>(rows.scales + num_rows);
-    rows.group_sums = rows.sums + num_rows;
+    rows.group_scales = reinterpret_cast<float*>(rows.sums + num_rows);
+    rows.group_sums = reinterpret_cast<int32_t*>(rows.group_scales + num_rows * rows.group_stride);
     return rows;
 }
 
 static inline int64_t rows_bytes(int64_t num_rows, int64_t num_inputs) {
     const int64_t num_groups = round_up(num_inputs, GROUP_LEN) / GROUP_LEN;
-    return round_up(num_rows * (round_up(num_inputs, 64) * 4 + 8 + 4 * num_groups), 64);
+    return round_up(num_rows * (round_up(num_inputs, 64) * 4 + 8 + 8 * num_groups), 64);
 }
 
 // 16 values of which the last vector may have fewer.
@@ -43,6 +46,12 @@ static inline Vec load_part(const float* p, int count) {
     return v;
 }
 
+static inline int32_t fold(IVec v) {
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; ++i) sum += v[i];
+    return sum;
+}
+
 static inline void quantise(const float* x, int num_inputs, Rows& rows, int64_t row) {
     Vec most{};
     for (int k = 0; k < num_inputs; k += LANES)
@@ -51,28 +60,37 @@ static inline void quantise(const float* x, int num_inputs, Rows& rows, int64_t 
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
     rows.scales[row] = amax / 127.0f;
     int8_t* line = reinterpret_cast<int8_t*>(rows.data + row * rows.stride);
-    int32_t* group_sums = rows.group_sums + row * rows.group_stride;
-    int32_t total = 0;
-    for (int start = 0; start < num_inputs; start += GROUP_LEN) {
-        IVec sums{};
-        for (int k = start; k < start + GROUP_LEN; k += LANES) {
-            const IVec whole = to_whole(load_part(x + k, num_inputs - k) * inverse);
-            store_bytes(line + k, whole);
-            sums += whole;
-        }
-        int32_t sum = 0;
-        for (int i = 0; i < LANES; ++i) sum += sums[i];
-        group_sums[start / GROUP_LEN] = sum;
-        total += sum;
+    IVec sums{};
+    for (int k = 0; k < num_inputs; k += LANES) {
+        const IVec whole = to_whole(load_part(x + k, num_inputs - k) * inverse);
+        store_bytes(line + k, whole);
+        sums += whole;
     }
-    rows.sums[row] = total;
+    rows.sums[row] = fold(sums);
+}
+
+// The same group by group; num_inputs is a multiple of GROUP_LEN.
+static inline void quantise_groups(const float* x, int num_inputs, Rows& rows, int64_t row) {
+    int8_t* line = reinterpret_cast<int8_t*>(rows.data + row * rows.stride);
+    for (int group = 0; group < num_inputs / GROUP_LEN; ++group) {
+        const int start = group * GROUP_LEN;
+        const Vec first = load(x + start), second = load(x + start + LANES);
+        const float amax = largest(maximum(magnitude(first), magnitude(second)));
+        const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+        const IVec low = to_whole(first * inverse), high = to_whole(second * inverse);
+        store_bytes(line + start, low);
+        store_bytes(line + start + LANES, high);
+        rows.group_scales[row * rows.group_stride + group] = amax / 127.0f;
+        rows.group_sums[row * rows.group_stride + group] = fold(low + high);
+    }
 }
 
 // Bring one row to the form that a product in `precision` reads.
 static inline void prepare(const float* x, int num_inputs, int32_t precision, Rows& rows,
                            int64_t row) {
     uint8_t* line = rows.data + row * rows.stride;
-    if (precision == INT8 || precision == INT4) return quantise(x, num_inputs, rows, row);
+    if (precision == INT8) return quantise(x, num_inputs, rows, row);
+    if (precision == INT4) return quantise_groups(x, num_inputs, rows, row);
     for (int k = 0; k < num_inputs; k += LANES) {
         const Vec v = load_part(x + k, num_inputs - k);
         if (precision == BFLOAT16)

@@ -4,6 +4,7 @@
 using Vec = float __attribute__((vector_size(64), aligned(4), may_alias));
 using IVec = int32_t __attribute__((vector_size(64), aligned(4), may_alias));
 using HalfVec = uint16_t __attribute__((vector_size(32), aligned(2), may_alias));
+using ByteVec = int8_t __attribute__((vector_size(16), aligned(1), may_alias));
 constexpr int LANES = 16;
 
 static inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
@@ -19,7 +20,6 @@ static inline void store_bytes(int8_t* p, IVec v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
 }
 #else
-using ByteVec = int8_t __attribute__((vector_size(16), aligned(1), may_alias));
 static inline IVec widen(HalfVec v) {
 #ifdef USE_AVX2
     const __m256i parts[2] = {_mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)v)),
@@ -36,6 +36,23 @@ static inline void store_bytes(int8_t* p, IVec v) {
     *reinterpret_cast<ByteVec*>(p) = __builtin_convertvector(v, ByteVec);
 }
 #endif
+
+// Whole numbers of 8 bits.
+static inline Vec load(const int8_t* p) {
+#if defined(USE_AVX512VNNI)
+    return (Vec)_mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(USE_AVX2)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m256 parts[2] = {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+    Vec v;
+    std::memcpy(&v, parts, 64);
+    return v;
+#else
+    return __builtin_convertvector(*reinterpret_cast<const ByteVec*>(p), Vec);
+#endif
+}
 
 // bfloat16 is the upper half of a float32.
 static inline Vec load(const uint16_t* p) {

@@ -45,6 +45,8 @@ class Cache(ctypes.Structure):
     _fields_ = (
         ("keys", _POINTER),
         ("values", _POINTER),
+        ("key_scales", _POINTER),
+        ("value_scales", _POINTER),
         ("precision", ctypes.c_int32),
         ("num_slots", ctypes.c_int32),
         ("num_positions", ctypes.c_int32),

@@ -33,10 +33,13 @@ struct Layer {
     float score_scale;
 };
 
-// keys are (L, S, H, T / 16, D, 16), values (L, S, H, T, D), in float32 or bfloat16.
+// keys are (L, S, H, T / 16, D, 16), values (L, S, H, T, D), in float32, bfloat16 or int8. For
+// INT8 each has a scale a head and position, (L, S, H, T); else these are null.
 struct Cache {
     void* keys;
     void* values;
+    float* key_scales;
+    float* value_scales;
     int32_t precision;
     int32_t num_slots;
     int32_t num_positions;  // T, a multiple of 16

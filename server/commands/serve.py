@@ -34,6 +34,7 @@ EXIT_ENGINE_LOST = 3
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
 @click.option("--device", help="auto or cpu.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16, int8 or int4.  [default: auto]")
+@click.option("--kv-dtype", help="Of the cache: auto, float32, bfloat16 or int8.  [default: auto]")
 @click.option("--kernels", help="Kernel path: auto, torch, or a native one.  [default: auto]")
 @click.option("--slots", type=int, help="Sequences that run at once.  [default: what fits]")
 @click.option("--max-context", type=int, help="Positions of a slot.  [default: the model's]")
@@ -186,7 +187,7 @@ def describe(settings: Settings, info: ModelInfo, address: tuple[Any, ...]) -> l
         f"model    {settings.model_names[0]}, {info.num_parameters / 1e6:,.1f} M parameters, "
         f"context {info.context_len:,}, from {settings.checkpoint}",
         f"device   {info.device}{threads}, {info.dtype}{_cost(info)}, {info.kernels} kernels",
-        f"slots    {info.num_slots} of {info.slot_bytes / 1e6:,.1f} MB",
+        f"slots    {info.num_slots} of {info.slot_bytes / 1e6:,.1f} MB, {info.kv_dtype}",
         f"address  http://{host}:{address[1]}",
     ]
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from bench.quality import Windows, bits_per_byte, costs, q4_0, q8_0, with_outliers
+from bench.quality import (
+    Windows,
+    bits_per_byte,
+    costs,
+    q4_0,
+    q8_0,
+    with_int8_cache,
+    with_outliers,
+)
 from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT, parameter_shapes
@@ -66,9 +74,32 @@ def test_bits_per_byte_of_a_network_that_knows_nothing() -> None:
 
 def test_every_precision_is_compared_with_float32() -> None:
     found = list(costs(CONFIG, tensors(), [text()]))
-    names = "float32, bfloat16, int8, int8 served, int4, int4 served, Q8_0, Q4_0"
+    names = (
+        "float32, bfloat16, int8, int8 served, int4, int4 served, "
+        "Q8_0, Q8_0 served, Q4_0, Q4_0 served"
+    )
     assert [cost.precision for cost in found] == names.split(", ")
     assert found[0].rise == 0
     for cost in found[1:]:
         assert 0 < abs(cost.rise) < 0.2, cost
         assert abs(cost.bits_per_byte / found[0].bits_per_byte - 1 - cost.rise) < 1e-6
+    assert len({cost.rise for cost in found}) == len(found)  # each rounds something of its own
+
+
+def test_an_int8_cache_rounds_keys_and_values_alone() -> None:
+    seen: list[torch.Tensor] = []
+
+    def attend(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        seen.extend((query, key, value))
+        return query
+
+    given = [torch.randn(5, 64) for _ in range(3)]
+    with_int8_cache(CONFIG, attend)(0, *given)
+    assert torch.equal(seen[0], given[0])
+    for got, plain in zip(seen[1:], given[1:], strict=True):
+        heads = plain.view(5, 2, 32)
+        limit = heads.abs().amax(-1, keepdim=True) / 254 * 1.001
+        assert (got.view(5, 2, 32) - heads).abs().max() > 0
+        assert ((got.view(5, 2, 32) - heads).abs() <= limit).all()

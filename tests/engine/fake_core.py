@@ -155,6 +155,7 @@ def fake_info(behaviour: Behaviour) -> ModelInfo:
         weights_hash="0",
         device="cpu",
         dtype="float32",
+        kv_dtype="float32",
         kernels="torch",
         num_slots=behaviour.num_slots,
         slot_bytes=1,

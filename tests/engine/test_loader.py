@@ -69,10 +69,19 @@ def test_every_impossible_setting_is_named_at_once(monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(EngineFailed) as refused:
         build(
-            device="tpu", dtype="int3", kernels="plain", num_slots=0, num_threads=0, max_context=0
+            device="tpu",
+            dtype="int3",
+            kv_dtype="int4",
+            kernels="plain",
+            num_slots=0,
+            num_threads=0,
+            max_context=0,
         )
     named = {problem.split()[0]: problem for problem in refused.value.problems}
-    assert set(named) == {"device", "dtype", "kernels", "slots", "threads", "max_context"}
+    assert set(named) == {
+        *("device", "dtype", "kv_dtype", "kernels", "slots", "threads", "max_context")
+    }
+    assert named["kv_dtype"] == "kv_dtype must be auto, float32, bfloat16 or int8, got 'int4'"
     assert "kernels plain are not to be had here" in named["kernels"]
     assert "possible: torch" in named["kernels"]
 
@@ -107,6 +116,27 @@ def test_the_number_of_slots_is_a_share_of_the_memory(
     assert isinstance(core.runner, Runner)
     cache = core.runner.cache
     assert cache.keys.nbytes + cache.values.nbytes == expected * slot_bytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype", "expected"),
+    [
+        ("float32", "auto", "float32"),
+        ("bfloat16", "auto", "bfloat16"),
+        ("int8", "auto", "int8"),
+        ("int8", "bfloat16", "bfloat16"),
+        ("bfloat16", "int8", "int8"),
+    ],
+)
+def test_the_cache_is_as_precise_as_the_weights_or_as_asked(
+    dtype: str, kv_dtype: str, expected: str
+) -> None:
+    core, info = build(num_slots=2, dtype=dtype, kv_dtype=kv_dtype)
+    assert isinstance(core.runner, Runner)
+    cache = core.runner.cache
+    assert (info.kv_dtype, str(cache.dtype)) == (expected, f"torch.{expected}")
+    parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
+    assert sum(part.nbytes for part in parts if part is not None) == 2 * info.slot_bytes
 
 
 def test_if_not_even_one_slot_fits_the_refusal_has_the_numbers(
@@ -151,6 +181,7 @@ def test_the_fingerprint_is_of_all_that_a_seeded_answer_depends_on(
     others: list[dict[str, Any]] = [
         {"weights_hash": "another"},
         {"dtype": "bfloat16"},
+        {"kv_dtype": "bfloat16"},
         {"num_threads": 2},
     ]
     found = [fingerprint(kernels="torch", **options) for options in others]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.networks import slot_bytes
 from model.attention import CausalAttention, SlotAttention, Span, score_scale
 from model.config import GPTConfig
 from model.decoder import Attend
@@ -27,7 +28,7 @@ def path(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.int8], ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """What the cache is rounded to."""
     found: torch.dtype = request.param
@@ -40,6 +41,15 @@ def attention(path: str, cache: SlotCache, spans: list[Span]) -> Attend:
 
 def random_qkv(num_tokens: int = NUM_TOKENS) -> list[torch.Tensor]:
     return [torch.randn(num_tokens, CONFIG.num_channels) for _ in range(3)]
+
+
+def rounded_to(dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+    """What a cache keeps of keys or values (N, C): int8 has one scale a head."""
+    if dtype != torch.int8:
+        return x.to(dtype).float()
+    heads = x.reshape(len(x), CONFIG.num_heads, -1)  # (N, C) -> (N, H, D)
+    amax = heads.abs().amax(-1, keepdim=True)
+    return ((heads * (torch.full_like(amax, 127.0) / amax)).round() * (amax / 127)).reshape(x.shape)
 
 
 def poisoned_cache(path: str, num_slots: int = 4, dtype: torch.dtype = torch.float32) -> SlotCache:
@@ -63,8 +73,8 @@ def test_slots_agree_with_whole_window_attention(
     path: str, num_tokens: int, dtype: torch.dtype
 ) -> None:
     query, key, value = random_qkv(num_tokens)
-    rounded = (query, key.to(dtype).float(), value.to(dtype).float())
-    expected = CausalAttention(CONFIG, num_tokens)(1, *rounded)
+    rounded = [rounded_to(dtype, x) for x in (key, value)]
+    expected = CausalAttention(CONFIG, num_tokens)(1, query, *rounded)
     got = run(path, poisoned_cache(path, dtype=dtype), 2, [query, key, value], [num_tokens])
     assert (got - expected).abs().max() < 1e-5
 
@@ -138,6 +148,45 @@ def test_what_is_written_is_viewed_and_copied(key_tile: int) -> None:
         assert got[:, 18:].isnan().all()
 
 
+def test_int8_is_written_as_the_reference_does(path: str) -> None:
+    query, key, value = random_qkv(50)
+    key[7] = 0
+    cache = poisoned_cache(path, dtype=torch.int8)
+    attention(path, cache, [Span(2, 0, 50)])(1, query, key, value)
+    reference = SlotCache(CONFIG, 1, dtype=torch.int8)
+    heads = [x.reshape(50, CONFIG.num_heads, -1) for x in (key, value)]
+    reference.write(1, 0, 0, *heads)
+    for got, expected, given in zip(
+        cache.view(1, 2, 50), reference.view(1, 0, 50), heads, strict=True
+    ):
+        assert torch.equal(got, expected)
+        error = (got.transpose(0, 1) - given).abs()  # (N, H, D)
+        assert (error <= given.abs().amax(-1, keepdim=True) / 254 * 1.001).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_int8_hides_neither_nan_nor_infinity(path: str, bad: float) -> None:
+    query, key, value = random_qkv(20)
+    value[3, 5] = bad
+    cache = poisoned_cache(path, dtype=torch.int8)
+    out = attention(path, cache, [Span(0, 0, 20)])(0, query, key, value)
+    assert not out[3:, 5].isfinite().any()
+
+
+def test_int8_copies_and_poisons_with_its_scales() -> None:
+    cache = SlotCache(CONFIG, 3, num_positions=40, dtype=torch.int8, key_tile=16)
+    for slot in range(3):
+        cache.poison(slot)
+    key, value = (torch.randn(30, CONFIG.num_heads, CONFIG.head_len) for _ in range(2))
+    cache.write(1, 2, 0, key, value)
+    cache.copy_prefix(2, 0, 21)
+    for got, source in zip(cache.view(1, 0, 40), cache.view(1, 2, 40), strict=True):
+        assert torch.equal(got[:, :21], source[:, :21])
+        assert got[:, 21:].isnan().all()
+    cache.poison(2, 18)
+    assert all(part[:, 18:].isnan().all() for part in cache.view(1, 2, 40))
+
+
 @pytest.mark.parametrize("option", ["is_attention_scaled", "is_attention_layer_scaled"])
 def test_whole_windows_scale_scores_as_slots_do(option: str) -> None:
     changes: dict[str, Any] = {option: option == "is_attention_layer_scaled"}
@@ -159,3 +208,11 @@ def test_variants_scale_scores_as_upstream_does() -> None:
 def test_a_shorter_context_takes_less_memory() -> None:
     cache = SlotCache(CONFIG, 2, num_positions=100)
     assert cache.keys.nbytes + cache.values.nbytes == 2 * CONFIG.slot_bytes(4, 100)
+
+
+def test_int8_takes_a_quarter_and_its_scales() -> None:
+    cache = SlotCache(CONFIG, 2, num_positions=100, dtype=torch.int8)
+    parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
+    assert sum(part.nbytes for part in parts if part is not None) == 2 * slot_bytes(
+        CONFIG, "int8", 100
+    )

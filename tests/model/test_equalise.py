@@ -68,6 +68,18 @@ def test_planted_outliers_are_undone() -> None:
     assert rise(expected, logits(planted, "int8")) < 0.01
 
 
+def test_constants_of_keys_and_values_cost_int8_nothing() -> None:
+    """Biases tens of times as large as what varies, and the function stays as it is."""
+    plain = tensors()
+    for layer in range(CONFIG.num_layers):
+        plain[f"h.{layer}.attn.c_attn.bias"][96:] *= 100
+    expected = logits(plain, "float32")
+    changed = equalise(CONFIG, plain)
+    assert rise(expected, logits(changed, "float32")) < 1e-6
+    assert not changed["h.1.attn.c_attn.bias"][96:].any()
+    assert rise(expected, logits(plain, "int8")) < 0.01
+
+
 def test_factors_follow_the_outliers() -> None:
     planted = with_outliers(tensors())
     changed = equalise(CONFIG, planted)

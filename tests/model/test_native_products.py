@@ -48,7 +48,7 @@ def inputs(num_rows: int, num_inputs: int) -> Tensor:
 
 
 def rounded_rows(x: Tensor) -> Tensor:
-    """Rows in int8 and back, as every int8 and int4 product takes them, float64."""
+    """Rows in int8 and back, as every int8 product takes them, float64."""
     most = x.abs().amax(1, keepdim=True)
     # Not 127 / most, which torch takes for a reciprocal times 127.
     inverse = torch.where(most > 0, torch.tensor(127.0) / most, 0.0)
@@ -65,9 +65,11 @@ def product(
         dtype = getattr(torch, precision)
         exact = x.to(dtype).double() @ weight.to(dtype).double().T + offset
         return NativeMatrix.from_weight(weight, bias, dtype), exact
-    kind = Int8Matrix if precision == "int8" else Int4Matrix
+    kind = Int4Matrix if precision == "int4" else Int8Matrix
     matrix = kind.quantise(weight)
-    exact = rounded_rows(x) @ matrix.dequantise().double().T + offset
+    parts = torch.unflatten(x, 1, (-1, 32)) if precision == "int4" else x.unsqueeze(1)
+    rounded = rounded_rows(parts.flatten(0, 1)).view_as(x)  # int4: each group of 32 by itself
+    exact = rounded @ matrix.dequantise().double().T + offset
     return NativeMatrix.from_quantised(matrix, bias), exact
 
 

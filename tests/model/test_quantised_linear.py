@@ -88,13 +88,13 @@ def test_int4_arithmetic(has_bias: bool) -> None:
     matrix = Int4Matrix.quantise(torch.randn(70, 96))
     bias = torch.randn(70) if has_bias else None
     x = inputs(9, 96)
-    rows, scales = quantise_rows(x)
-    total = torch.zeros(9, 70)
+    expected = torch.zeros(9, 70)
     for group in range(3):
         channels = slice(32 * group, 32 * group + 32)
-        exact = rows[:, channels].double() @ matrix.values()[:, channels].double().T
-        total = total + exact.float() * matrix.group_scales()[:, group].float()
-    expected = total * scales
+        rows, scales = quantise_rows(x[:, channels])
+        exact = rows.double() @ matrix.values()[:, channels].double().T
+        scale = matrix.group_scales()[:, group].float() * scales
+        expected = expected + exact.float() * scale
     expected = expected if bias is None else expected + bias
     assert torch.equal(Int4Linear(matrix, bias)(x), expected)
 

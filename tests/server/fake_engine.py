@@ -26,6 +26,7 @@ INFO = ModelInfo(
     weights_hash="abc",
     device="cpu",
     dtype="float32",
+    kv_dtype="float32",
     kernels="torch",
     num_slots=4,
     slot_bytes=1_000,

@@ -77,7 +77,13 @@ def test_the_engine_gets_its_share() -> None:
         "threads": 2,
         "kernels": "torch",
         "dtype": "float32",
+        "kv_dtype": "int8",
     }
     assert read_settings(options, {}).engine_config() == EngineConfig(
-        checkpoint="c", num_slots=3, num_threads=2, kernels="torch", dtype="float32"
+        checkpoint="c",
+        num_slots=3,
+        num_threads=2,
+        kernels="torch",
+        dtype="float32",
+        kv_dtype="int8",
     )

@@ -69,7 +69,7 @@ def test_four_lines_say_what_was_started() -> None:
     assert lines == [
         "model    gpt2, 124.4 M parameters, context 64, from some/gpt2",
         "device   cpu, 1 threads, float32, torch kernels",
-        "slots    4 of 37.7 MB",
+        "slots    4 of 37.7 MB, float32",
         "address  http://[::1]:8000",
     ]
 
