@@ -231,7 +231,7 @@ static void attention_in(const Attention& task, const Span* spans, const std::ve
             remember<T>(task, spans[item.span], item.head, item.begin, item.end);
         }
     }
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(guided, 2)
     for (int64_t i = 0; i < int64_t(items.size()); ++i) {
         const Item& item = items[i];
         const Span& span = spans[item.span];
