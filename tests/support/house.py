@@ -62,10 +62,11 @@ LAZY_LOADER = "engine/process.py"
 """Torch-free when imported: the API process imports it for the name of the factory."""
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "model": ("gpu",),
     "training": ("training",),
     "bench": ("bench", "peers"),
     "deploy": ("ray",),
-    "tests": ("training", "bench", "peers", "test", "fixtures"),
+    "tests": ("training", "bench", "gpu", "peers", "test", "fixtures"),
 }
 """Packages that may use more than the dependencies of a plain installation."""
 
