@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import cast
@@ -20,6 +21,8 @@ from model.network import positions
 from model.slot_cache import SlotCache
 
 NUM_SLOTS = 5
+DEVICE = "cuda" if os.environ.get("TRITON_INTERPRET") == "0" else "cpu"
+"""Where the kernels run: compiled on a GPU, or in Triton's interpreter."""
 
 
 def operations(module: ModuleType) -> Operations:
@@ -42,7 +45,7 @@ def small_config(num_layers: int = 2, head_len: int = 16, **options: object) -> 
 
 def random_tensors(config: GPTConfig, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
     """Parameters by name, float32 numbers that ``dtype`` can hold."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     tensors = {}
     for name, parameter in GPT.on_meta(config).named_parameters():
         numbers = torch.randn(parameter.shape, generator=generator) * 0.2
@@ -52,7 +55,7 @@ def random_tensors(config: GPTConfig, dtype: torch.dtype, seed: int = 0) -> dict
 
 
 def poisoned_cache(config: GPTConfig, dtype: torch.dtype) -> SlotCache:
-    cache = SlotCache(config, NUM_SLOTS, dtype=dtype)
+    cache = SlotCache(config, NUM_SLOTS, dtype=dtype, device=DEVICE)
     for slot in range(NUM_SLOTS):
         cache.poison(slot)
     return cache
@@ -65,14 +68,14 @@ def random_decoder(
     *,
     is_strict: bool = True,
 ) -> GPUDecoder:
-    weights = Weights.from_tensors(config, random_tensors(config, dtype), dtype, "cpu")
+    weights = Weights.from_tensors(config, random_tensors(config, dtype), dtype, DEVICE)
     cache = poisoned_cache(config, dtype)
     return GPUDecoder(config, weights, cache, operations(module), is_strict)
 
 
 def poisoned_workspace(config: GPTConfig, num_rows: int, dtype: torch.dtype) -> Workspace:
     """What an operation did not write is NaN for the next."""
-    work = Workspace.allocate(config, num_rows, config.num_positions, dtype, "cpu")
+    work = Workspace.allocate(config, num_rows, config.num_positions, dtype, DEVICE)
     for tensor in (
         work.streams,
         work.partials,
@@ -110,7 +113,7 @@ def random_norm(num_channels: int) -> Norm:
 
 def random_draws(num_rows: int, temperature: float = 1.0, seed: int = 0) -> Draws:
     """Every other row greedy if there are several."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     temperatures = torch.full((num_rows,), temperature)
     temperatures[1::2] = 0
     limit = 2**62
@@ -125,7 +128,7 @@ def random_draws(num_rows: int, temperature: float = 1.0, seed: int = 0) -> Draw
 def open_filters(num_rows: int, vocab_size: int, history_len: int = 40) -> Filters:
     """Filters that let everything pass, over a history of random tokens with nothing known."""
     ones, zeros = torch.ones(num_rows), torch.zeros(num_rows)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(DEVICE).manual_seed(1)
     return Filters(
         top_k=zeros.int(),
         top_p=ones.double(),
@@ -145,4 +148,4 @@ def open_filters(num_rows: int, vocab_size: int, history_len: int = 40) -> Filte
 
 
 def empty_chosen(num_rows: int, vocab_size: int, num_top: int = 4) -> Chosen:
-    return Chosen.allocate(num_rows, vocab_size, num_top, "cpu")
+    return Chosen.allocate(num_rows, vocab_size, num_top, DEVICE)

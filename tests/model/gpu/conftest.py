@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.support.gpu_cases import DEVICE
+
 
 @pytest.fixture(autouse=True)
-def seeded(request: pytest.FixtureRequest) -> None:
+def seeded(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.manual_seed(sum(request.node.name.encode()))
+    with torch.device(DEVICE), torch.inference_mode():
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from model.kernels.gpu.tiles import MANY_ROWS
 from model.network import TorchNetwork, gpt_with
 from model.slot_cache import SlotCache
 from tests.support.gpu_cases import (
+    DEVICE,
     NUM_SLOTS,
     ints,
     poisoned_workspace,
@@ -54,7 +55,7 @@ def decode(decoder: GPUDecoder, ids: list[int], spans: list[Span], padding: int 
 def oracle(config: GPTConfig, dtype: torch.dtype) -> TorchNetwork:
     """In float32, over numbers that ``dtype`` holds."""
     gpt = gpt_with(config, random_tensors(config, dtype))
-    return TorchNetwork(gpt, SlotCache(config, NUM_SLOTS))
+    return TorchNetwork(gpt, SlotCache(config, NUM_SLOTS, device=DEVICE))
 
 
 def is_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -94,7 +95,7 @@ def test_hidden_states_and_logits_are_those_of_the_plain_network(
 
 def filled(decoder: GPUDecoder, lens: dict[int, int]) -> GPUDecoder:
     """Slots that hold random keys and values up to their lengths, the same for each decoder."""
-    generator = torch.Generator().manual_seed(9)
+    generator = torch.Generator(DEVICE).manual_seed(9)
     for slot, length in lens.items():
         for tensor in (decoder.cache.keys, decoder.cache.values):
             shape = tensor[:, slot, :, :length].shape

@@ -9,13 +9,13 @@ from torch import Tensor
 from model.kernels.gpu import launch, reference
 from model.kernels.gpu.buffers import Draws, TileBest
 from model.kernels.gpu.noise import gumbel_noise
-from tests.support.gpu_cases import random_draws
+from tests.support.gpu_cases import DEVICE, random_draws
 
 VOCAB, CHANNELS = 83, 40
 
 
 def draw(hidden: Tensor, weight: Tensor, draws: Draws, row_tile: int = 16) -> Tensor:
-    best = TileBest.allocate(len(hidden), len(weight), CHANNELS, weight.dtype, "cpu")
+    best = TileBest.allocate(len(hidden), len(weight), CHANNELS, weight.dtype, DEVICE)
     best.values.fill_(float("nan"))
     best.ids.fill_(-1)
     out = torch.full((len(hidden),), -1, dtype=torch.int32)
@@ -30,7 +30,7 @@ def test_a_draw_is_the_argmax_of_noisy_logits(dtype: torch.dtype) -> None:
     weight = (torch.randn(VOCAB, CHANNELS) * 0.3).to(dtype)
     draws = random_draws(40, temperature=0.7)
     expected = torch.full((40,), -1, dtype=torch.int32)
-    best = TileBest.allocate(40, VOCAB, CHANNELS, dtype, "cpu")
+    best = TileBest.allocate(40, VOCAB, CHANNELS, dtype, DEVICE)
     reference.head_draw(hidden, weight, draws, best, expected, 16)
     for row_tile in (16, 64):
         assert torch.equal(draw(hidden, weight, draws, row_tile), expected)

@@ -22,7 +22,7 @@ from model.kernels.gpu.reference_sampling import adjust, kept
 from model.kernels.gpu.sampling_kernels import cut
 from model.logprobs import logprobs
 from model.sampler import SamplingRow
-from tests.support.gpu_cases import empty_chosen, open_filters, random_draws
+from tests.support.gpu_cases import DEVICE, empty_chosen, open_filters, random_draws
 
 VOCAB = 67
 
@@ -225,7 +225,7 @@ def test_an_unfiltered_row_draws_what_the_fused_head_draws() -> None:
     """So a row's token does not depend on whether a neighbour has filters."""
     hidden, weight = torch.randn(20, 24), torch.randn(VOCAB, 24) * 0.3
     draws = random_draws(20, temperature=0.9)
-    best = TileBest.allocate(20, VOCAB, 24, torch.float32, "cpu")
+    best = TileBest.allocate(20, VOCAB, 24, torch.float32, DEVICE)
     fused, logits = torch.empty(20, dtype=torch.int32), torch.empty(20, VOCAB)
     launch.head_draw(hidden, weight, draws, best, fused, 16)
     launch.logits(hidden, weight, logits, 16)
