@@ -13,7 +13,8 @@ _WEIGHT = 0.2  # of the newest observation in the running averages
 class ChunkBudget:
     """Learns the time of a decode step and of a prompt token, and sizes chunks by them."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_chunk_len: int = MAX_CHUNK_LEN) -> None:
+        self._max_chunk_len = max_chunk_len
         self._decode_step_s: float | None = None
         self._prompt_token_s: float | None = None
 
@@ -29,11 +30,11 @@ class ChunkBudget:
     def tokens(self, num_decoding: int) -> int:
         """Prompt tokens for the next step, beside ``num_decoding`` rows that decode."""
         if not num_decoding:
-            return MAX_CHUNK_LEN
+            return self._max_chunk_len
         if self._decode_step_s is None or self._prompt_token_s is None:
-            return MAX_CHUNK_LEN // 4
+            return min(MAX_CHUNK_LEN // 4, self._max_chunk_len)
         fitting = STEPS_PER_CHUNK * self._decode_step_s / self._prompt_token_s
-        return int(min(max(fitting, MIN_CHUNK_LEN), MAX_CHUNK_LEN))
+        return int(min(max(fitting, MIN_CHUNK_LEN), self._max_chunk_len))
 
 
 def _blend(average: float | None, value: float) -> float:

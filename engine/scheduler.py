@@ -79,14 +79,22 @@ class Scheduler:
     def schedule(self) -> Step:
         """Decide the next step. Takes slots for admitted requests."""
         rows = [self._row(s, 1) for s in self._running if s.num_lacking == 1]
-        budget = self._budget.tokens(len(rows))
-        for sequence in self._running:
-            if sequence.num_lacking > 1 and budget:
+        prefilling = [s for s in self._running if s.num_lacking > 1]
+        chunks = self._chunks(prefilling, self._budget.tokens(len(rows)))
+        return Step(chunks.copies, (*rows, *chunks.rows))
+
+    def _chunks(
+        self, prefilling: Iterable[SequenceState], budget: int, max_rows: int | None = None
+    ) -> Step:
+        """``budget`` prompt tokens, at most: of those that run, then of those that wait."""
+        copies: list[PrefixCopy] = []
+        rows: list[StepRow] = []
+        for sequence in prefilling:
+            if budget and len(rows) != max_rows:
                 rows.append(self._row(sequence, budget))
                 budget -= len(rows[-1].token_ids)
-        copies: list[PrefixCopy] = []
         for sequence in tuple(self._waiting):
-            if not (budget and self.pool.num_available):
+            if not (budget and self.pool.num_available) or len(rows) == max_rows:
                 break
             prefix = self.pool.longest_prefix(sequence.copyable_ids)
             if self._is_worth_waiting(sequence, prefix):
@@ -154,7 +162,8 @@ class Scheduler:
             sequence.num_computed += len(row.token_ids)
             self.pool.fill(sequence.slot, sequence.token_ids, sequence.num_computed)
             if scored or not sequence.num_lacking:
-                outputs.append(self._output(sequence, token, scored, now_s))
+                reason = self._append(sequence, token, now_s)
+                outputs.append(self._output(sequence, token, scored, reason, now_s))
         return outputs
 
     def _observe(self, step: Step, step_s: float) -> None:
@@ -166,9 +175,10 @@ class Scheduler:
         sequence: SequenceState,
         token: Drawn | None,
         scored: tuple[TokenLogprob, ...],
+        reason: FinishReason | None,
         now_s: float,
     ) -> TokenOutput:
-        reason = self._append(sequence, token, now_s)
+        """What a step brought a sequence, which leaves where there is a ``reason``."""
         if reason is not None:
             self._remove(sequence)
         return TokenOutput(
@@ -198,6 +208,10 @@ class Scheduler:
             self._waiting.remove(sequence)
             return
         self._running.remove(sequence)
+        self._release(sequence)
+
+    def _release(self, sequence: SequenceState) -> None:
+        """Nobody needs the slot any more."""
         self.pool.release(sequence.slot)
 
     def check_integrity(self) -> None:
