@@ -20,6 +20,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 100.0
 MAX_REPETITION = 100.0
 MAX_PENALTY = 2.0
 MAX_BIAS = 100.0
+MAX_BIASES = 1_024
+MAX_STOP_IDS = 128
 THROUGHPUT_MEMORY_S = 30.0
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 SHOWN_LEN = 40
@@ -85,6 +87,18 @@ RULES = (
         "logit_bias",
         f"must have values from -{MAX_BIAS:g} to {MAX_BIAS:g}",
         lambda pairs: all(abs(bias) <= MAX_BIAS for _, bias in pairs),
+    ),
+    Rule(
+        "logit_bias",
+        "logit_bias",
+        f"must have at most {MAX_BIASES} tokens",
+        lambda pairs: len(pairs) <= MAX_BIASES,
+    ),
+    Rule(
+        "stop_token_ids",
+        "stop_token_ids",
+        f"must have at most {MAX_STOP_IDS} ids",
+        lambda ids: len(ids) <= MAX_STOP_IDS,
     ),
 )
 

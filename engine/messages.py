@@ -15,11 +15,11 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     """How to run one checkpoint. None leaves the choice to the engine.
 
     ``dtype``: ``auto``, ``float32``, ``bfloat16``, ``int8`` or ``int4``; ``kv_dtype``, that of
-    the cache: ``auto``, ``float32``, ``bfloat16`` or ``int8``; ``device``: ``auto``, ``cpu`` or
-    ``cuda``.
+    the cache: ``auto``, ``float32``, ``bfloat16`` or ``int8``; on a GPU both are ``auto``,
+    ``bfloat16``, ``float16`` or ``float32``. ``device``: ``auto``, ``cpu`` or ``cuda``.
     ``num_slots``: sequences that run at once. ``max_context``: positions of a slot, at most the
     checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512vnni``,
-    ``avx512``.
+    ``avx512``; on a GPU ``torch``, ``triton`` or ``triton-fast``.
     """
 
     checkpoint: str

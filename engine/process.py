@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
+from engine.device.fault import DeviceFault
 from engine.errors import EngineFailed
 from engine.messages import (
     Abort,
@@ -37,6 +38,7 @@ from engine.transport import ChannelClosed, EngineChannel
 
 DEFAULT_FACTORY = "engine.process:load_core"
 EXIT_REFUSED = 2
+EXIT_DEVICE_LOST = 3
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -62,10 +64,12 @@ class Core(Protocol):
 
 
 Factory = Callable[[EngineConfig], tuple[Core, ModelInfo]]
+Builder = Callable[..., tuple[Core, ModelInfo]]
 
 
 def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
     """Open the checkpoint and build the real core. Raises EngineFailed with every problem."""
+    from engine.device.loader import build_device_core, device_of
     from engine.loader import build_core
     from weights.checkpoint import CheckpointError, open_checkpoint
 
@@ -74,7 +78,8 @@ def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
     except CheckpointError as error:
         raise EngineFailed(list(error.problems)) from error
     source = str(checkpoint.source.get("origin", checkpoint.path))
-    return build_core(
+    build: Builder = build_device_core if device_of(config.device) == "cuda" else build_core
+    return build(
         checkpoint.config,
         checkpoint.tensors,
         config,
@@ -168,6 +173,9 @@ def run(channel: EngineChannel, factory: str, heartbeat_s: float) -> int:
         serve(channel, core, heartbeat_s)
     except ChannelClosed:
         return 1
+    except DeviceFault as fault:
+        print(f"engine: {fault}", file=sys.stderr)  # noqa: T201  # the parent's log
+        return EXIT_DEVICE_LOST
     finally:
         channel.close()
     return 0

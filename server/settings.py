@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
-    kv_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """Of the cache; ``auto`` is that of the weights, int8 beside int4."""
     kernels: str = "auto"
     slots: int | None = Field(default=None, ge=1)

@@ -19,6 +19,7 @@ from engine.device.graphs import MAX_CHUNK_TOKENS, MAX_ROWS
 from engine.device.kernel_decoder import KernelDecoder
 from engine.device.memory import GRAPH_BYTES, Room, fitting_slots
 from engine.device.network import DTYPES, device_gpt
+from engine.device.state import MAX_EOS_IDS
 from engine.device.torch_decoder import Decoder, TorchDecoder
 from engine.errors import EngineFailed
 from engine.messages import EngineConfig, ModelInfo
@@ -78,6 +79,11 @@ def chosen(config: GPTConfig, engine_config: EngineConfig) -> Choice:
         )
     elif engine_config.kernels.startswith("triton") and find_spec("triton") is None:
         problems.append(f"kernels {engine_config.kernels} need triton, which is not installed")
+    if len(config.eos_token_ids) > MAX_EOS_IDS:
+        problems.append(
+            f"a GPU takes at most {MAX_EOS_IDS} end-of-text ids, the checkpoint has "
+            f"{len(config.eos_token_ids)}"
+        )
     slots = engine_config.num_slots
     if slots is not None and slots < 1:
         problems.append(f"slots must be at least 1, got {slots}")

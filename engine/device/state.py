@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.admission import MAX_BIASES, MAX_STOP_IDS
 from engine.device.launch import SlotSetup
 from engine.device.staging import Words
 from engine.request import SamplingParams
 
-MAX_ENDING_IDS = 160
-"""Stop tokens of a request (the API allows 128) and the model's own end-of-text ids."""
-
-MAX_BIASES = 1_024
-"""Tokens of a request's ``logit_bias``."""
+MAX_EOS_IDS = 32
+MAX_ENDING_IDS = MAX_STOP_IDS + MAX_EOS_IDS
+"""Stop tokens of a request, and the model's own end-of-text ids."""
 
 NO_ID = -1
 """Fills tables of token ids."""

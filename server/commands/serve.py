@@ -32,7 +32,7 @@ EXIT_ENGINE_LOST = 3
 @click.option("--revision", help="Branch, tag or commit of a name on the hub.  [default: main]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8000]")
-@click.option("--device", help="auto or cpu.  [default: auto]")
+@click.option("--device", help="auto, cpu or cuda.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16, int8 or int4.  [default: auto]")
 @click.option("--kv-dtype", help="Of the cache: auto, float32, bfloat16 or int8.  [default: auto]")
 @click.option("--kernels", help="Kernel path: auto, torch, or a native one.  [default: auto]")

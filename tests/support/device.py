@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.core import EngineCore
 from engine.device.build import DeviceShape, MakeDecoder, device_core
 from engine.device.core import DeviceCore
 from engine.device.network import device_gpt
 from engine.device.stream import EagerStream, Graph, Marker, Stream, Work
 from engine.device.torch_decoder import TorchDecoder
-from engine.request import FinishReason, Request, TokenLogprob, TokenOutput
+from engine.loader import build_core
+from engine.messages import EngineConfig
+from engine.request import FinishReason, Request, SamplingParams, TokenLogprob, TokenOutput
 from engine.stream import join_outputs
 from model.config import GPTConfig
 from model.decoder import parameter_shapes
@@ -199,3 +203,32 @@ def folded(outputs: Sequence[TokenOutput]) -> Answer:
     """All that came for one request."""
     whole = join_outputs(outputs)
     return whole.token_ids, whole.logprobs, whole.finish_reason
+
+
+def cpu_core(num_slots: int = 8) -> EngineCore:
+    config = EngineConfig("random", dtype="float32", kernels="torch", num_slots=num_slots)
+    return build_core(CONFIG, random_weights(), config, "hash", "source")[0]
+
+
+def cpu_answers(requests: Sequence[Request]) -> dict[int, Answer]:
+    core = cpu_core()
+    outputs: dict[int, list[TokenOutput]] = {}
+    core.submit(requests)
+    while core.has_work:
+        for output in core.step()[0]:
+            outputs.setdefault(output.request_id, []).append(output)
+    return {request_id: folded(group) for request_id, group in outputs.items()}
+
+
+def prompt(seed: int) -> tuple[int, ...]:
+    """A function of the seed alone; lengths differ, beginnings are shared."""
+    draw = random.Random(seed)
+    shared = [7] * draw.choice([0, 20, 40])
+    own = draw.choice([1, 3, 30, 70])
+    return (*shared, *(draw.randrange(CONFIG.vocab_size) for _ in range(own)))
+
+
+def request(request_id: int, seed: int, temperature: float = 1.0, **options: Any) -> Request:
+    options = {"max_tokens": 12, "num_logprobs": 3, "ignore_eos": True, **options}
+    params = SamplingParams(temperature=temperature, seed=seed, **options)
+    return Request(request_id, prompt(seed), params)

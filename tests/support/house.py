@@ -51,6 +51,8 @@ OWNED: Mapping[str, str] = {
 TORCH_FREE = (
     *(f"engine/{name}.py" for name in ("scheduler", "slot_pool", "sequence", "chunk_budget")),
     *(f"engine/{name}.py" for name in ("request", "messages", "errors", "step", "admission")),
+    *(f"engine/device/{name}.py" for name in ("__init__", "fault", "launch", "memory")),
+    *(f"engine/device/{name}.py" for name in ("run_ahead", "scheduler")),
     *(f"engine/{name}.py" for name in ("client", "child", "stream", "supervision", "transport")),
     *(f"model/{name}.py" for name in ("config", "tokenizer", "vocabulary", "philox")),
     "server/*",

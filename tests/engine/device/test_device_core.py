@@ -23,18 +23,18 @@ from engine.device.fault import DeviceFault
 from engine.device.launch import DecodeLaunch, PrefillLaunch
 from engine.device.runner import Flight
 from engine.device.torch_decoder import TorchDecoder
-from engine.loader import build_core
-from engine.messages import EngineConfig
-from engine.request import FinishReason, Request, SamplingParams, TokenOutput
+from engine.request import Request, SamplingParams, TokenOutput
 from engine.stream import join_outputs
 from tests.support.device import (
-    CONFIG,
     Answer,
     LateStream,
     answers,
+    cpu_answers,
+    cpu_core,
     folded,
     make_core,
-    random_weights,
+    prompt,
+    request,
 )
 
 OPTIONS: list[dict[str, Any]] = [
@@ -50,35 +50,6 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def cpu_core(num_slots: int = 8) -> EngineCore:
-    config = EngineConfig("random", dtype="float32", kernels="torch", num_slots=num_slots)
-    return build_core(CONFIG, random_weights(), config, "hash", "source")[0]
-
-
-def cpu_answers(requests: Sequence[Request]) -> dict[int, Answer]:
-    core = cpu_core()
-    outputs: dict[int, list[TokenOutput]] = {}
-    core.submit(requests)
-    while core.has_work:
-        for output in core.step()[0]:
-            outputs.setdefault(output.request_id, []).append(output)
-    return {request_id: folded(group) for request_id, group in outputs.items()}
-
-
-def prompt(seed: int) -> tuple[int, ...]:
-    """A function of the seed alone; lengths differ, beginnings are shared."""
-    draw = random.Random(seed)
-    shared = [7] * draw.choice([0, 20, 40])
-    own = draw.choice([1, 3, 30, 70])
-    return (*shared, *(draw.randrange(CONFIG.vocab_size) for _ in range(own)))
-
-
-def request(request_id: int, seed: int, temperature: float = 1.0, **options: Any) -> Request:
-    options = {"max_tokens": 12, "num_logprobs": 3, "ignore_eos": True, **options}
-    params = SamplingParams(temperature=temperature, seed=seed, **options)
-    return Request(request_id, prompt(seed), params)
 
 
 def varied(count: int) -> list[Request]:
@@ -191,58 +162,6 @@ def test_an_aborted_request_says_nothing_more_and_keeps_its_slot_until_it_has_la
     assert core.scheduler.pool.num_held == 1
 
 
-def test_nothing_is_launched_beyond_a_limit() -> None:
-    stream = LateStream()
-    core = make_core(stream, num_ahead=8)
-    answers(core, [request(0, 0, max_tokens=3)])
-    # a patch, a prefill and two decode steps
-    assert stream.num_replays == 4
-
-
-def test_limits_are_exact_up_to_the_context() -> None:
-    core = make_core(LateStream(is_strict=False), num_ahead=8)
-    lengths = [(1, 1), (1, 2), (3, 9), (128, 1), (127, 2), (100, 29)]
-    asked = [
-        Request(i, (i + 1,) * p, SamplingParams(max_tokens=m, ignore_eos=True))
-        for i, (p, m) in enumerate(lengths)
-    ]
-    found = answers(core, asked)
-    assert [len(found[i][0]) for i in range(len(lengths))] == [m for _, m in lengths]
-    assert {reason for _, _, reason in found.values()} == {FinishReason.LENGTH}
-
-
-def test_a_stop_token_ends_the_sequence_where_it_is_drawn() -> None:
-    free = answers(make_core(num_slots=1), [request(0, 4, 1.0, max_tokens=30)])[0][0]
-    for place in (0, 1, 7):
-        stop = free[place]
-        first = free.index(stop)
-        for num_ahead in (1, 8):
-            asked = request(0, 4, 1.0, max_tokens=30, stop_token_ids=(stop,))
-            core = make_core(LateStream(), num_ahead=num_ahead)
-            ids, _, reason = answers(core, [asked])[0]
-            assert (ids, reason) == (free[: first + 1], FinishReason.STOP)
-
-
-def test_the_end_of_text_ends_it_unless_ignored() -> None:
-    (eos,) = CONFIG.eos_token_ids
-    bias: dict[str, Any] = {"logit_bias": ((eos, 100.0),), "temperature": 0.0, "max_tokens": 4}
-    core = make_core(LateStream(), num_ahead=8)
-    found = answers(
-        core,
-        [
-            request(0, 0, ignore_eos=False, **bias),
-            request(1, 1, ignore_eos=True, **bias),
-            request(2, 2, ignore_eos=False, min_tokens=3, **bias),
-            request(3, 3, ignore_eos=True, min_tokens=3, **bias),
-        ],
-    )
-    assert found[0][0] == (eos,)
-    assert found[1][0] == (eos,) * 4
-    assert eos not in found[2][0][:3]
-    assert found[2][0][3:] == (eos,)
-    assert eos not in found[3][0][:3]
-
-
 def test_n_choices_compute_their_prompt_once() -> None:
     core = make_core(LateStream(), num_ahead=4)
     asked = [
@@ -344,31 +263,6 @@ def test_every_decode_bucket_gives_the_same_bits(alone: dict[int, Answer]) -> No
         core = make_core(num_slots=16, num_ahead=2)
         asked = varied(18)[seed]
         assert answers(core, [*others, asked])[seed] == alone[seed]
-
-
-def test_the_minimum_alone_holds_back_what_would_end_it() -> None:
-    """No other option that needs the full step; the stop tokens are the likeliest ones."""
-    free = cpu_answers([request(0, 4, 0.0, num_logprobs=None)])[0][0]
-    options: dict[str, Any] = {"stop_token_ids": tuple(set(free)), "num_logprobs": None}
-    asked = [request(i, 4, 0.0, min_tokens=i, **options) for i in (0, 1, 4)]
-    assert answers(make_core(LateStream()), asked) == cpu_answers(asked)
-
-
-def test_a_row_that_has_ended_is_left_alone_by_the_steps_behind() -> None:
-    (eos,) = CONFIG.eos_token_ids
-    core = make_core(num_slots=3, num_ahead=8)
-    core.submit(
-        [
-            request(0, 0, 0.0, logit_bias=((eos, 100.0),), ignore_eos=False, min_tokens=2),
-            request(1, 1, max_tokens=30),
-            request(2, 2, max_tokens=30),
-        ]
-    )
-    answers(core, [])
-    state = core.runner.state
-    assert state.length[0] == len(prompt(0)) + 3
-    assert state.length[state.dummy] == 1
-    assert not state.active.any()
 
 
 def test_padding_rows_are_the_dummys(monkeypatch: pytest.MonkeyPatch) -> None:
