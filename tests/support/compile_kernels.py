@@ -85,8 +85,8 @@ def main(names: list[str]) -> None:
             sizes = {**PRESETS[name].to_dict(), "num_layers": 2, "vocab_size": 5000}
             config = GPTConfig.from_dict(sizes)
             launch_everything(config, torch.bfloat16, 3, is_strict=True)
+            launch_everything(config, torch.bfloat16, 64, is_strict=False)
             if name == names[0]:
-                launch_everything(config, torch.bfloat16, 64, is_strict=False)
                 launch_everything(config, torch.float32, 3, is_strict=True)
                 for activation in ACTIVATIONS:
                     launch.activate(torch.empty(4, 8, dtype=torch.float16), activation)

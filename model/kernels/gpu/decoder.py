@@ -2,7 +2,8 @@
 
 Nothing here waits for the device, looks at a value or allocates what outlives a call, so each
 bucket can be captured in a CUDA graph. A product leaves partial sums, and whoever reads the
-residual stream next adds them up: a layer of a decode step is six launches.
+residual stream next adds them up: a layer of a decode step is six launches. In prefill norms stand
+alone, since many rows would be normalised again for each tile of outputs.
 """
 
 from __future__ import annotations
@@ -114,6 +115,11 @@ class _Step:
         """Whether products go to the matrix library."""
         return self.n >= MANY_ROWS and not self.decoder.is_strict
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether norm and activation are parts of the products, as suits few rows."""
+        return self.tiles is None and not self.is_library
+
     def other(self, residual: Residual) -> Tensor:
         """The stream buffer (N, C) that ``residual`` does not stand in."""
         first, second = self.work.streams.unbind()
@@ -128,13 +134,13 @@ class _Step:
 
     def _norm_qkv(self, layer: LayerWeights, cache: LayerCache, residual: Residual) -> Residual:
         ops, work, target = self.decoder.operations, self.work, self.other(residual)
-        if self.is_library:
+        if self.is_fused:
+            ops.norm_qkv(residual, target, layer.ln_1, layer.c_attn, self.rows, work.queries, cache)
+        else:
             ops.norm(residual, target, layer.ln_1, None, work.normed)
             wide = self._wide(layer.c_attn)
-            _library_product(work.normed, layer.c_attn, wide)
+            self._product(work.normed, layer.c_attn, wide)
             ops.scatter(wide, self.rows, work.queries, cache)
-        else:
-            ops.norm_qkv(residual, target, layer.ln_1, layer.c_attn, self.rows, work.queries, cache)
         return _summed(residual, target)
 
     def _attend(self, scale: float, cache: LayerCache) -> None:
@@ -147,18 +153,18 @@ class _Step:
     def _norm_activation(self, layer: LayerWeights, residual: Residual) -> tuple[Tensor, Residual]:
         ops, work, target = self.decoder.operations, self.work, self.other(residual)
         activation, wide = self.decoder.config.activation, self._wide(layer.c_fc)
-        if self.is_library:
-            ops.norm(residual, target, layer.ln_2, None, work.normed)
-            _library_product(work.normed, layer.c_fc, wide)
-            ops.activate(wide, activation)
-        else:
+        if self.is_fused:
             ops.norm_activation(residual, target, layer.ln_2, layer.c_fc, activation, wide)
+        else:
+            ops.norm(residual, target, layer.ln_2, None, work.normed)
+            self._product(work.normed, layer.c_fc, wide)
+            ops.activate(wide, activation)
         return wide, _summed(residual, target)
 
     def _project(self, stream: Tensor, x: Tensor, linear: Linear) -> Residual:
         """``stream`` with what the product adds to it."""
-        if self.is_library:
-            _library_product(x, linear, self.work.added[0])
+        if not self.is_fused:
+            self._product(x, linear, self.work.added[0])
             return Residual(stream, self.work.added)
         num_outputs, num_inputs = linear.weight.shape
         num_splits = product_tiles(num_outputs, num_inputs, linear.weight.dtype).num_splits
@@ -166,6 +172,13 @@ class _Step:
         partials = self.work.partials[: num_splits * self.n * num_outputs].view(shape)
         self.decoder.operations.split_product(x, linear, partials)
         return Residual(stream, partials)
+
+    def _product(self, x: Tensor, linear: Linear, out: Tensor) -> None:
+        """By the matrix library, or by one kernel for any number of rows, so that chunks agree."""
+        if self.is_library:
+            torch.addmm(linear.rounded_bias, x, linear.weight.t(), out=out)
+        else:
+            self.decoder.operations.product(x, linear, out)
 
     def _wide(self, linear: Linear) -> Tensor:
         """(N, M) at the beginning of ``wide``."""
@@ -178,10 +191,6 @@ def _summed(residual: Residual, target: Tensor) -> Residual:
     if not len(residual.partials):
         return residual
     return Residual(target, residual.partials[:0])
-
-
-def _library_product(x: Tensor, linear: Linear, out: Tensor) -> None:
-    torch.addmm(linear.rounded_bias, x, linear.weight.t(), out=out)
 
 
 def _cut(work: Workspace, num_rows: int) -> Workspace:

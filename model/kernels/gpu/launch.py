@@ -28,6 +28,8 @@ from model.kernels.gpu.tiles import (
     QUERY_TILE,
     ROW_TILE,
     VOCAB_TILE,
+    WIDE_OUTPUT_TILE,
+    WIDE_ROW_TILE,
     power_of_two,
     product_tiles,
     whole_product_tiles,
@@ -120,6 +122,18 @@ def split_product(x: Tensor, linear: Linear, partials: Tensor) -> None:
         x, linear.weight, linear.bias, partials, len(x), NUM_OUTPUTS=num_outputs,
         NUM_INPUTS=num_inputs, SPLIT_LEN=tiles.split_len, HAS_BIAS=True, ROW_TILE=ROW_TILE,
         OUTPUT_TILE=tiles.num_outputs, INPUT_TILE=tiles.num_inputs,
+    )  # fmt: skip
+
+
+def product(x: Tensor, linear: Linear, out: Tensor) -> None:
+    """See Operations."""
+    num_outputs, num_inputs = linear.weight.shape
+    tiles = whole_product_tiles(num_outputs, num_inputs, linear.weight.dtype)
+    grid = (triton.cdiv(len(x), WIDE_ROW_TILE), triton.cdiv(num_outputs, WIDE_OUTPUT_TILE), 1)
+    product_kernels.split_product_kernel[grid](
+        x, linear.weight, linear.bias, out, len(x), NUM_OUTPUTS=num_outputs,
+        NUM_INPUTS=num_inputs, SPLIT_LEN=num_inputs, HAS_BIAS=True, ROW_TILE=WIDE_ROW_TILE,
+        OUTPUT_TILE=WIDE_OUTPUT_TILE, INPUT_TILE=tiles.num_inputs,
     )  # fmt: skip
 
 

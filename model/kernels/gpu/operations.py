@@ -71,6 +71,10 @@ class Operations(Protocol):
         """``x`` (N, K) by a weight into partial sums (P, N, M), the bias in the first."""
         ...
 
+    def product(self, x: Tensor, linear: Linear, out: Tensor) -> None:
+        """``x`` (N, K) by a weight plus its bias into ``out`` (N, M), for many rows."""
+        ...
+
     def scatter(self, wide: Tensor, rows: Rows, queries: Tensor, cache: LayerCache) -> None:
         """Spread a finished (N, 3C) to queries and cache."""
         ...

@@ -33,6 +33,7 @@ __all__ = [
     "norm_activation",
     "norm_qkv",
     "prefill_attention",
+    "product",
     "sample",
     "scatter",
     "split_product",
@@ -82,6 +83,11 @@ def split_product(x: Tensor, linear: Linear, partials: Tensor) -> None:
     """See Operations. The whole sum is in the first of the partials."""
     partials.zero_()
     partials[0] = _product(x, linear)
+
+
+def product(x: Tensor, linear: Linear, out: Tensor) -> None:
+    """See Operations."""
+    out.copy_(_product(x, linear))
 
 
 def scatter(wide: Tensor, rows: Rows, queries: Tensor, cache: LayerCache) -> None:

@@ -14,7 +14,8 @@ ROW_TILE = 16
 """Rows of a product: the height of the smallest matrix instruction."""
 
 WIDE_ROW_TILE = 64
-"""Rows of the head's product for many rows, where bits may depend on the batch."""
+WIDE_OUTPUT_TILE = 64
+"""Rows and outputs of a product of prefill; rows of the head's for many rows, if not strict."""
 
 MANY_ROWS = 64
 """From here on the matrix library is faster than products that read all weights for 16 rows."""

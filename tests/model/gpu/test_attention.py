@@ -120,8 +120,8 @@ def test_prefill_is_causal_attention_of_each_span(
             row += 1
 
 
-@pytest.mark.usefixtures("independent_rows")
 def test_chunk_boundaries_and_company_change_no_bit_of_prefill() -> None:
+    """Numpy's products, too, are the same for a row of the same place in a tile."""
     cache = random_cache({0: 90, 1: 30}, 16, torch.float32)
     queries = torch.randn(90, HEADS * 16)
     whole = prefill(queries, cache, [Span(0, 0, 90)], launch)

@@ -93,6 +93,15 @@ def test_split_product(dtype: torch.dtype) -> None:
     is_close(found.sum(0), expected.sum(0), torch.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_product_of_many_rows(dtype: torch.dtype) -> None:
+    linear, x = random_linear(70, 45, dtype), torch.randn(66, 45).to(dtype)
+    found, expected = (nan_like(66, 70, dtype=dtype) for _ in range(2))
+    launch.product(x, linear, found)
+    reference.product(x, linear, expected)
+    is_close(found, expected, dtype)
+
+
 @pytest.mark.usefixtures("independent_rows")
 def test_a_rows_bits_are_the_same_alone_and_in_any_bucket() -> None:
     norm = random_norm(CHANNELS)

@@ -131,7 +131,7 @@ def one_row(row: SamplingRow) -> Draws:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(wishes, levels, st.integers(0, 2**31))
 def test_the_kernel_draws_among_the_same_tokens(
     row: SamplingRow, numbers: list[float], seed: int
@@ -162,7 +162,7 @@ def bound_kernel(
     tl.store(bounds, bound)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(wishes, levels)
 def test_the_kernels_cut_is_the_samplers(row: SamplingRow, numbers: list[float]) -> None:
     """The whole kept set, over ties: by the places of tokens in the kernel's own order."""
