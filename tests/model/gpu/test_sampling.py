@@ -179,6 +179,18 @@ def test_the_kernels_cut_is_the_samplers(row: SamplingRow, numbers: list[float])
     assert set(is_kept.nonzero()[:, 0].tolist()) == kept_by_the_sampler(scaled, row)
 
 
+def test_min_p_is_a_share_of_the_likeliest() -> None:
+    """exp(-3) is 0.0498, and 66 such tokens would be drawn three times as often as the one."""
+    logits = torch.zeros(12, VOCAB)
+    logits[:, 9] = 3.0
+    draws = random_draws(12)
+    draws.temperatures.fill_(1.0)
+    strict = run(logits, draws, filters_of([SamplingRow(min_p=0.05)] * 12)).ids
+    assert strict.tolist() == [9] * 12
+    loose = run(logits, draws, filters_of([SamplingRow(min_p=0.0497)] * 12)).ids
+    assert len(set(loose.tolist())) > 4
+
+
 def test_mixed_rows_are_what_they_are_alone_and_in_torch() -> None:
     logits = torch.randn(6, VOCAB) * 2 - 100
     rows = [
