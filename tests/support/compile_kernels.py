@@ -18,6 +18,7 @@ from triton.runtime.driver import driver
 
 from model.attention import Span
 from model.config import ACTIVATIONS, PRESETS, GPTConfig
+from model.decoder import parameter_shapes
 from model.kernels.gpu import launch
 from model.kernels.gpu.buffers import QueryTiles, TileBest, Workspace
 from model.kernels.gpu.decoder import GPUDecoder, query_tiles
@@ -29,7 +30,6 @@ from tests.support.gpu_cases import (
     open_filters,
     operations,
     random_draws,
-    random_tensors,
     rows_of,
 )
 
@@ -53,7 +53,8 @@ def launch_everything(
     config: GPTConfig, dtype: torch.dtype, num_rows: int, *, is_strict: bool
 ) -> None:
     """A decode step, a prefill chunk, and both ways to a token."""
-    weights = Weights.from_tensors(config, random_tensors(config, dtype), dtype, "cpu")
+    tensors = {name: torch.empty(shape) for name, shape in parameter_shapes(config).items()}
+    weights = Weights.from_tensors(config, tensors, dtype, "cpu")
     decoder = GPUDecoder(
         config, weights, SlotCache(config, 2, dtype=dtype), operations(launch), is_strict
     )
