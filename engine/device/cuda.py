@@ -69,6 +69,10 @@ class CudaStream:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             work()
 
+    def join(self) -> None:
+        """See Stream."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+
     def capture(self, work: Work) -> Graph:
         """See Stream. Waits for the device, and takes some ten milliseconds."""
         for _ in range(WARM_UP_RUNS):

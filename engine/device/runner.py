@@ -37,6 +37,8 @@ from model.slot_cache import SlotCache
 RING_DEPTH = 16
 """Launches on their way: the longest run-ahead, and prefills between."""
 
+FULL_ROWS_AT_START = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Flight:
@@ -83,6 +85,7 @@ class DeviceRunner:
         self._ring = TokenRing(stream, results, RING_DEPTH)
         self._scorer = Scorer(stream, self._staging, decoder, hidden)
         self._rows: tuple[int, ...] = ()
+        stream.join()
         self._staging.send(self._inputs.patch, patch_words((), self.state.dummy))
         self._patch = self.graphs.patch()
 
@@ -92,12 +95,16 @@ class DeviceRunner:
         return self._ring.num_free
 
     def prepare(self, num_rows: int) -> None:
-        """Capture the graphs of batches up to ``num_rows``, and of prompts that come alone."""
-        for bucket in ROW_BUCKETS:
-            if bucket <= min(num_rows, self._max_rows):
-                self.graphs.decode(bucket, is_full=False)
-        for num_tokens in TOKEN_BUCKETS:
-            self.graphs.prefill(num_tokens, SPAN_BUCKETS[0], is_full=False)
+        """Capture the graphs of batches up to ``num_rows``, and of prompts that come alone.
+
+        Full draws of more than FULL_ROWS_AT_START rows are left for when they are needed.
+        """
+        for is_full, most in ((False, num_rows), (True, min(num_rows, FULL_ROWS_AT_START))):
+            for bucket in ROW_BUCKETS:
+                if bucket <= min(most, self._max_rows):
+                    self.graphs.decode(bucket, is_full=is_full)
+            for num_tokens in TOKEN_BUCKETS:
+                self.graphs.prefill(num_tokens, SPAN_BUCKETS[0], is_full=is_full)
 
     def rehearse(self) -> None:
         """Run the largest steps once, on the dummy slot alone."""

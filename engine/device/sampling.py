@@ -52,9 +52,9 @@ def filters_of(state: DeviceState, slots: Tensor) -> Filters:
         slots=slots.int(),
         prompt_lens=state.prompt_len[slots],
         lens=state.length[slots],
-        bias_ids=torch.where(is_given, bias_ids, NO_ID),
+        bias_ids=bias_ids.masked_fill(~is_given, NO_ID),
         biases=state.biases[slots],
-        banned_ids=torch.where(is_early, state.ending_ids[slots], NO_ID),
+        banned_ids=state.ending_ids[slots].masked_fill(~is_early, NO_ID),
         num_top=state.num_top[slots],
     )
 

@@ -20,7 +20,7 @@ from engine.request import TokenLogprob
 from engine.step import StepRow
 
 SCORED_ROWS = 64
-"""Rows whose logits exist at once; the last tile is padded, so that all have one shape."""
+"""Rows whose logits exist at once; the last tile ends with older spots, so all have one shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,7 @@ class Scorer:
         if not places:
             return None
         for line, values in zip(self._spots, (places, targets), strict=True):
-            padded = values + [0] * (-len(values) % SCORED_ROWS)
-            self._staging.send(line, np.array(padded, dtype=np.int32))
+            self._staging.send(line, np.array(values, dtype=np.int32))
         details = self._stream.host_buffer(len(places), 1 + 2 * MAX_LOGPROBS)
         for first in range(0, len(places), SCORED_ROWS):
             self._stream.run(partial(self._score, first, details[first : first + SCORED_ROWS]))

@@ -114,7 +114,7 @@ class DeviceState:
     def live(self, slots: Tensor) -> Tensor:
         """(B) -> (B), int64: the dummy where a slot is not active."""
         slots = slots.long()
-        return torch.where(self.active[slots] > 0, slots, self.dummy)
+        return slots.masked_fill(self.active[slots] == 0, self.dummy)
 
     def last_ids(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """The last known token of each of ``slots`` (B) and its position, (B) each, int64."""
@@ -203,4 +203,4 @@ def advance(state: DeviceState, slots: Tensor, ids: Tensor, draws: Tensor) -> tu
     goes_on = (draws & ~matches.any(1) & (length < state.max_len[slots])).int()
     state.length[slots] = length
     state.active[slots] = goes_on
-    return torch.where(draws, ids, NO_ID), goes_on
+    return ids.masked_fill(~draws, NO_ID), goes_on

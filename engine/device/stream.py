@@ -51,6 +51,9 @@ class Stream(Protocol):
     def run(self, work: Work) -> None:
         """Queue ``work`` once. It must not read anything back."""
 
+    def join(self) -> None:
+        """Come behind what was queued elsewhere: tensors made outside of ``run`` are ready."""
+
     def capture(self, work: Work) -> Graph:
         """A graph of ``work``, which has a fixed shape. Running ``work`` once must do no harm."""
 
@@ -105,6 +108,9 @@ class EagerStream:
         """See Stream."""
         with torch.inference_mode():
             work()
+
+    def join(self) -> None:
+        """See Stream."""
 
     def capture(self, work: Work) -> Graph:
         """See Stream."""

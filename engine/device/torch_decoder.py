@@ -148,7 +148,7 @@ class PrefillAttention:
         out = torch.zeros_like(heads[0], dtype=torch.float32)  # (N, H, D)
         for span in torch.unbind(self._span_slots.unsqueeze(1)):
             is_own = self._slots == span  # (N); other queries see the first position alone
-            last = torch.where(is_own, self._positions, 0).view(1, 1, -1)  # (N) -> (1, 1, N)
+            last = self._positions.masked_fill(~is_own, 0).view(1, 1, -1)  # (N) -> (1, 1, N)
             keys, values = _slots(self._cache, layer, span)  # (1, H, T, D)
             found = _attend(queries, keys, values, last, scale)[0].transpose(0, 1)  # (N, H, D)
             out = torch.where(is_own.view(-1, 1, 1), found, out)

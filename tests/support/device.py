@@ -110,6 +110,9 @@ class LateStream:
     def run(self, work: Work) -> None:
         self._queue.append(work)
 
+    def join(self) -> None:
+        """Nothing is queued elsewhere."""
+
     def capture(self, work: Work) -> Graph:
         for _ in range(2):  # as a device warms up
             self.run(work)

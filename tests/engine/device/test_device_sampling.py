@@ -125,13 +125,14 @@ def test_changed_logits_are_the_samplers(options: dict[str, Any], is_short: bool
 @pytest.mark.parametrize("is_full", [False, True])
 def test_a_draw_is_the_argmax_of_its_own_noise(is_full: bool) -> None:
     params = SamplingParams(temperature=0.8, seed=2**40 + 5, choice_index=3)
-    logits = logits_of(2)
     state = state_of(params)
     noise = gumbel_noise(
         torch.tensor([2**40 + 5]), torch.tensor([3]), torch.tensor([len(OUTPUT)]), VOCAB
     )
-    expected = int((logits / 0.8 + noise).argmax())
-    assert draw(logits, state, torch.tensor([0]), is_full).ids.tolist() == [expected]
+    for seed in range(20):
+        logits = logits_of(seed)
+        expected = int((logits / 0.8 + noise).argmax())
+        assert draw(logits, state, torch.tensor([0]), is_full).ids.tolist() == [expected]
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 0.0])

@@ -1,0 +1,1 @@
+"""The parts of the GPU report: correctness, speed, peers, the server."""
