@@ -190,8 +190,8 @@ def save_checkpoint(
                 write_bytes(temporary / file.name, file.read_bytes())
             write_object(temporary / "config.json", _config_values(config, quantization))
             files = sorted(file.name for file in temporary.iterdir())
-            stamp = _stamp(digest) | {CHECKSUMS: checksums(temporary, files)}
-            write_object(temporary / "source.json", {**source, **stamp})
+            stamps = stamp(digest) | {CHECKSUMS: checksums(temporary, files)}
+            write_object(temporary / "source.json", {**source, **stamps})
     return open_checkpoint(dest)
 
 
@@ -307,7 +307,8 @@ def _vocabulary_files(vocabulary: Path | Iterable[Path] | None) -> list[Path]:
     return files
 
 
-def _stamp(digest: str) -> dict[str, Any]:
+def stamp(digest: str) -> dict[str, Any]:
+    """Which weights, by which version, when: what source.json says beside the origin."""
     return {
         "model_sha256": digest,
         "written_by": f"{FORMAT} {_version()}",

@@ -34,12 +34,17 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: file_crc32c(folder / name) for name in names}
 
 
-def damages(folder: Path, source: Mapping[str, Any]) -> list[str]:
-    """Every file of ``folder`` that is not what ``source``, its source.json, says was written."""
+def damages(
+    folder: Path, source: Mapping[str, Any], weights_file: str = "model.safetensors"
+) -> list[str]:
+    """Every file of ``folder`` that is not what ``source``, its source.json, says was written.
+
+    ``weights_file`` must be among those that it tells of.
+    """
     recorded = source.get(CHECKSUMS)
     if recorded is None:  # written before there were any
         return _sha256_damage(folder, source)
-    if not isinstance(recorded, dict) or "model.safetensors" not in recorded:
+    if not isinstance(recorded, dict) or weights_file not in recorded:
         return [f"source.json: {CHECKSUMS} is not an object of file names"]
     return [
         problem
