@@ -11,18 +11,19 @@ from engine.device.build import MakeDecoder
 from engine.device.kernel_decoder import KernelDecoder
 from engine.device.torch_decoder import Decoder
 from engine.request import Request, SamplingParams
-from model.kernels.gpu import reference
+from model.kernels.gpu import launch, reference
 from model.kernels.gpu.decoder import GPUDecoder
+from model.kernels.gpu.operations import Operations
 from model.kernels.gpu.weights import Weights
 from model.slot_cache import SlotCache
 from tests.support.device import CONFIG, LateStream, answers, make_core, random_weights
 
 
-def kernel_decoder() -> MakeDecoder:
+def kernel_decoder(operations: Operations = reference) -> MakeDecoder:
     weights = Weights.from_tensors(CONFIG, random_weights(), torch.float32, "cpu")
 
     def make(cache: SlotCache) -> Decoder:
-        return KernelDecoder(GPUDecoder(CONFIG, weights, cache, reference), 16, 2_048)
+        return KernelDecoder(GPUDecoder(CONFIG, weights, cache, operations), 16, 2_048)
 
     return make
 
@@ -61,3 +62,13 @@ def test_prompts_are_scored_and_log_probabilities_found() -> None:
         assert [one.logprob for one in found[request_id][1]] == pytest.approx(
             [one.logprob for one in logprobs], abs=1e-4
         )
+
+
+def test_the_kernels_themselves_behind_the_graphs() -> None:
+    """In Triton's interpreter, which is slow: two short requests, one of them with a filter."""
+    asked = [
+        Request(0, (3, 4, 5), SamplingParams(max_tokens=2, temperature=0.0)),
+        Request(1, (3, 4, 6), SamplingParams(max_tokens=2, temperature=0.7, top_k=5)),
+    ]
+    core = make_core(num_slots=2, make_decoder=kernel_decoder(launch))
+    assert answers(core, asked) == answers(make_core(), asked)
