@@ -38,6 +38,7 @@ class DeviceCore:
         self._flights: deque[Flight] = deque()
         self._was_prefill = False
         self._waited_s = 0.0
+        self._ended_s = 0.0
         self._last = EngineStats()
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -59,13 +60,16 @@ class DeviceCore:
         Raises DeviceFault, after which the core is of no use.
         """
         started_s = time.perf_counter()
+        between_s = started_s - self._ended_s if self._flights else 0.0
         self._waited_s = 0.0
         with device_errors():
             self._launch()
             landed = self._collect()
         outputs = _joined(output for _, outputs in landed for output in outputs)
-        step_s = time.perf_counter() - started_s
-        self.run_ahead.observe_host(step_s - self._waited_s)
+        self._ended_s = time.perf_counter()
+        step_s = self._ended_s - started_s
+        # What our caller does between two passes, the device has to bridge as well.
+        self.run_ahead.observe_host(between_s + step_s - self._waited_s)
         self._last = _summary([flight for flight, _ in landed], step_s)
         return outputs, self.stats
 

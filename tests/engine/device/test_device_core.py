@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.core import EngineCore
 from engine.device.core import DeviceCore
 from engine.device.fault import DeviceFault
 from engine.device.launch import DecodeLaunch, PrefillLaunch
+from engine.device.run_ahead import MAX_AHEAD
 from engine.device.runner import Flight
 from engine.device.torch_decoder import TorchDecoder
 from engine.request import Request, SamplingParams, TokenOutput
@@ -306,3 +308,12 @@ def test_decode_steps_go_between_the_chunks_of_a_long_prompt(
     chunks = [i for i, name in enumerate(launched) if name == "prefill"]
     assert len(chunks) > 5
     assert all(b - a > 1 for a, b in itertools.pairwise(chunks))
+
+
+def test_the_run_ahead_bridges_what_the_caller_does_between_passes() -> None:
+    core = make_core(LateStream(is_strict=False))
+    core.submit([Request(0, (1,), SamplingParams(max_tokens=120, ignore_eos=True))])
+    for _ in range(8):
+        core.step()
+        time.sleep(0.03)  # a step takes 2 ms by the clock of this stream
+    assert core.run_ahead.depth(has_waiting=False) == MAX_AHEAD

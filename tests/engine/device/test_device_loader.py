@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(EngineFailed) as refused:
         chosen(CONFIG, EngineConfig("", max_context=0, **options))
     assert len(refused.value.problems) == 5
+
+
+def test_norms_after_sub_layers_are_served_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, norm_placement="post")
+    monkeypatch.setattr(loader, "find_spec", lambda name: object())
+    assert chosen(config, EngineConfig("")).kernels == "torch"
+    with pytest.raises(EngineFailed, match=r"^kernels triton have no .*post.*possible: torch$"):
+        chosen(config, EngineConfig("", kernels="triton"))
 
 
 @pytest.mark.parametrize(
