@@ -11,23 +11,23 @@ import torch
 import transformers
 from torch import Tensor
 
-from bench.gpu.plan import Part, Plan, released
+from bench.gpu.plan import HasTime, Part, Plan, released
 from engine.device.network import DTYPES
 
 WARM_TOKENS = 4
 Way = Callable[[Plan, Any, Tensor], float]
 
 
-def measure(plan: Plan, ours: dict[int, float]) -> Part:
+def measure(plan: Plan, ours: dict[int, float], has_time: HasTime) -> Part:
     """Tokens a second while decoding, and how many times that ``ours`` is, by batch."""
     transformers.utils.logging.set_verbosity_error()
     rows: list[tuple[object, ...]] = []
     values: dict[str, Any] = {}
     for batch in plan.peer_batches:
-        for way in (eager, compiled_generate, continuous, compiled_loop):
+        for way in (eager, compiled_loop, continuous, compiled_generate):
             name = f"{way.__name__.replace('_', ' ')} B={batch}"
             with released(plan):
-                rate, problem = attempt(plan, way, batch)
+                rate, problem = attempt(plan, way, batch) if has_time() else (None, "no time left")
             times = ours[batch] / rate if rate and batch in ours else None
             values[name] = {"rate": rate, "ours_is_times": times, "problem": problem}
             rows.append((name, rate, times, problem))

@@ -26,7 +26,7 @@ from model.kernels.gpu.weights import Weights
 from model.slot_cache import SlotCache
 
 Row = Sequence[object]
-Say = Callable[[str], None]
+HasTime = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.gpu.plan import Part, Plan, released
+from bench.gpu.plan import HasTime, Part, Plan, released
 from bench.shapes import SIZES
 from engine.device.build import DeviceShape, device_core, device_runner
 from engine.device.core import DeviceCore
@@ -47,7 +47,7 @@ def _seconds(plan: Plan, work: Any, rounds: int = 10) -> float:
     return statistics.median(times)
 
 
-def sweep(plan: Plan, copy_rate: float) -> Part:
+def sweep(plan: Plan, copy_rate: float, has_time: HasTime) -> Part:
     """Sizes by kernels by batches at one context, as shares of what the memory allows."""
     rows: list[tuple[object, ...]] = []
     values: dict[str, Any] = {}
@@ -57,6 +57,9 @@ def sweep(plan: Plan, copy_rate: float) -> Part:
                 if kernels == "torch" and size != plan.sizes[0]:
                     continue
                 name = f"{size} {kernels} B={batch}"
+                if not has_time():
+                    rows.append((name, None, None, None, "no time left"))
+                    continue
                 with released(plan):
                     try:
                         step_s = decode_step_s(plan, SIZES[size], kernels, batch)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench.gpu.correctness import Comparing, relative_error
-from bench.gpu.plan import Part
+from bench.gpu.plan import Part, dry_plan
+from bench.gpu.speed import sweep
 from bench.gpu.vocabulary import write_vocabulary
 from bench.gpu_report import Report, main
 from model.config import Activation
@@ -54,6 +55,12 @@ def test_no_part_is_begun_when_the_time_is_up() -> None:
     time.sleep(0.001)
     report.part("late", lambda: pytest.fail("begun"))
     assert report.problems == {"late": "no time left"}
+
+
+def test_what_there_is_no_time_for_is_left_out_and_named(tmp_path: Path) -> None:
+    part = sweep(dry_plan(tmp_path), 1e12, lambda: False)
+    assert part.values == {}
+    assert {row[-1] for row in part.rows} == {"no time left"}
 
 
 class Off:
