@@ -27,19 +27,24 @@ def plot_peers(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def draw(path: Path, lines: Lines, x_label: str, y_label: str) -> Path:
-    """One plot, both axes logarithmic to the base 2."""
+    """One plot, both axes logarithmic to the base 2; ours are whole lines, the others dashed."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for label, points in lines.items():
+    colours = [colormaps["tab20"](index) for index in range(20)]
+    for index, (label, points) in enumerate(lines.items()):
         if not points:
             continue
         xs, ys = zip(*sorted(points), strict=True)
+        style = "o-" if label.startswith("ours") else "s--"
         width = 2.5 if label.startswith("ours") else 1.2
-        axes.plot(xs, ys, marker="o", linewidth=width, label=label)
+        colour = colours[index % len(colours)]
+        axes.plot(xs, ys, style, linewidth=width, color=colour, label=label)
     _label(axes, x_label, y_label, {x for points in lines.values() for x, _ in points})
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
     return path
 
@@ -52,4 +57,3 @@ def _label(axes: Any, x_label: str, y_label: str, ticks: set[float]) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="small")

@@ -11,7 +11,8 @@ import msgspec
 
 from engine.errors import InvalidParams, PromptTooLong, QueueFull
 from engine.messages import EngineConfig, EngineStats, ModelInfo
-from engine.request import Request, SamplingParams
+from engine.request import Request, SamplingParams, TaskParams
+from model.tasks import NUM_SPECIAL
 
 MAX_LOGPROBS = 20
 MAX_SEED = 2**53
@@ -140,6 +141,30 @@ def check_request(
     max_tokens = min(typed.max_tokens, info.context_len + 1 - len(ids))
     clipped = msgspec.structs.replace(typed, max_tokens=max_tokens)
     return Request(request_id, ids, clipped, priority=priority)
+
+
+def check_task_request(
+    info: ModelInfo, request_id: int, ids: Sequence[int], params: TaskParams, priority: int = 0
+) -> Request:
+    """A request for a task's head, as the engine may have it.
+
+    Raises InvalidParams or PromptTooLong, with the name that the HTTP API has for the field.
+    """
+    task = next((task for task in info.tasks if task.name == params.name), None)
+    if task is None:
+        known = ", ".join(task.name for task in info.tasks) or "none"
+        rule = f"model must be a task that is served ({known})"
+        raise InvalidParams(f"{rule}; it was {shown(params.name)}", "model")
+    if not 1 <= len(ids) <= task.max_len:
+        rule = f"input must have 1 to {task.max_len} tokens"
+        raise PromptTooLong(f"{rule}; it has {len(ids)}", "input")
+    special = range(task.first_special_id, task.first_special_id + NUM_SPECIAL)
+    plain = [token_id for token_id in ids if token_id not in special]
+    _check_ids("input", plain, info.vocab_size)
+    is_private = task.config["pooling"] == "last"  # without a start token of its own
+    checked = msgspec.structs.replace(params, is_prefix_private=is_private)
+    asked = SamplingParams(max_tokens=0)
+    return Request(request_id, tuple(ids), asked, priority=priority, task=checked)
 
 
 def max_prompt_len(info: ModelInfo, max_tokens: int) -> int:

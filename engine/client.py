@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.admission import Throughput, check_request, check_room
+from engine.admission import Throughput, check_request, check_room, check_task_request
 from engine.child import EngineChild
 from engine.errors import EngineDown, EngineFailed, RequestFailed
 from engine.messages import (
@@ -33,7 +33,7 @@ from engine.messages import (
     Submit,
 )
 from engine.process import DEFAULT_FACTORY
-from engine.request import Request, SamplingParams, TokenOutput
+from engine.request import Request, SamplingParams, TaskParams, TokenOutput
 from engine.stream import RequestStream
 from engine.supervision import RestartBudget, Supervision
 
@@ -145,13 +145,13 @@ class EngineClient:
     # -- requests --------------------------------------------------------------------------
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, priority: int = 0
+        self, prompt_ids: Sequence[int], params: SamplingParams | TaskParams, priority: int = 0
     ) -> RequestStream:
         """Admit one request; see ``submit_all``."""
         return self.submit_all([(prompt_ids, params)], priority)[0]
 
     def submit_all(
-        self, items: Sequence[tuple[Sequence[int], SamplingParams]], priority: int = 0
+        self, items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]], priority: int = 0
     ) -> list[RequestStream]:
         """Admit all of these requests or none; a plain call, nothing is sent before it is sure.
 
@@ -160,8 +160,10 @@ class EngineClient:
         """
         info = self._accepting()
         requests = tuple(
-            check_request(info, next(self._ids), prompt_ids, params, priority)
-            for prompt_ids, params in items
+            check_task_request(info, next(self._ids), ids, params, priority)
+            if isinstance(params, TaskParams)
+            else check_request(info, next(self._ids), ids, params, priority)
+            for ids, params in items
         )
         waiting_line = [entry.request for entry in self._open.values()]
         check_room(self._config, info.num_slots, waiting_line, requests, self._throughput)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ from torch import Tensor
 from engine.core import EngineCore
 from engine.cpus import num_usable_cores
 from engine.errors import EngineFailed
-from engine.memory import available_bytes
-from engine.messages import EngineConfig, ModelInfo
+from engine.memory import available_bytes, return_freed_bytes
+from engine.messages import EngineConfig, ModelInfo, TaskInfo
 from engine.networks import (
     DTYPES,
     KV_DTYPES,
@@ -21,18 +23,26 @@ from engine.networks import (
     Weights,
     build_network,
     chosen_kv_dtype,
-    key_tile,
-    slot_bytes,
+    padded_slot_bytes,
 )
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
+from engine.tasks import (
+    LoadedTask,
+    OwnTrunk,
+    Trunk,
+    own_trunks,
+    served,
+    special_embeddings,
+    task_infos,
+    with_fingerprints,
+)
 from model.config import GPTConfig
 from model.fidelity import MAX_TOKENS, NUM_SEQUENCES, Fidelity, first_id, measure
 from model.kernels import native
 from model.kernels.decoder import unsupported
 from model.kernels.native import NativeKernels
-from model.kernels.packing import padded
 from model.linear import has_packed_kernels
 from model.quantised import Int4Matrix, QuantisedMatrix
 from model.quantising import METHODS, method_problems
@@ -58,8 +68,9 @@ def build_core(
     weights_hash: str,
     source: str,
     matrices: Mapping[str, QuantisedMatrix] | None = None,
+    tasks: Sequence[LoadedTask] = (),
 ) -> tuple[EngineCore, ModelInfo]:
-    """Load a network and make an engine around it.
+    """Load a network and make an engine around it, and around what ``tasks`` bring.
 
     ``tensors`` are named and shaped as model.decoder.parameter_shapes says, (out, in); of a
     quantised checkpoint the matrices come as ``matrices`` instead.
@@ -74,15 +85,53 @@ def build_core(
     dtype, weights, fidelity = _chosen(engine_config.dtype, wanted, weights, kernels)
     kv_dtype = chosen_kv_dtype(wanted, dtype)
     context_len = engine_config.max_context or config.num_positions
-    bytes_each = slot_bytes(config, kv_dtype, padded(context_len, key_tile(kernels)))
+    infos = task_infos(config, context_len, tasks)
+    own = own_trunks(tasks, infos)
+    sizes = [(config, context_len), *((one.weights.config, one.num_positions) for one in own)]
+    bytes_each = sum(padded_slot_bytes(kv_dtype, *size, kernels) for size in sizes)
     num_slots = _num_slots(bytes_each, context_len, engine_config.num_slots)
     network, cache, path = build_network(
-        weights, dtype, kernels, CacheShape(num_slots, context_len, kv_dtype)
+        weights,
+        dtype,
+        kernels,
+        CacheShape(num_slots, context_len, kv_dtype),
+        special_embeddings(tasks, config.num_channels),
     )
+    trunks = [
+        _trunk(one, dtype, engine_config.kernels, (num_slots, kv_dtype), tasks) for one in own
+    ]
     scheduler = Scheduler(SlotPool(num_slots), context_len, config.vocab_size, config.eos_token_ids)
-    info = ModelInfo(
+    made = _Made(
+        *(dtype, kv_dtype, path, context_len, num_slots, bytes_each, num_threads, fidelity)
+    )
+    info = _model_info(config, weights_hash, source, made, infos)
+    return_freed_bytes()
+    return EngineCore(scheduler, Runner(network, cache, served(tasks), trunks)), info
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What the settings came to."""
+
+    dtype: str
+    kv_dtype: str
+    path: str
+    context_len: int
+    num_slots: int
+    slot_bytes: int
+    num_threads: int
+    fidelity: Fidelity | None
+
+
+def _model_info(
+    config: GPTConfig, weights_hash: str, source: str, made: _Made, tasks: Sequence[TaskInfo]
+) -> ModelInfo:
+    fingerprint = partial(
+        _fingerprint, weights_hash, made.dtype, made.kv_dtype, made.path, str(made.num_threads)
+    )
+    return ModelInfo(
         vocab_size=config.vocab_size,
-        context_len=context_len,
+        context_len=made.context_len,
         num_parameters=config.num_parameters,
         num_layers=config.num_layers,
         num_channels=config.num_channels,
@@ -90,17 +139,36 @@ def build_core(
         eos_token_ids=config.eos_token_ids,
         weights_hash=weights_hash,
         device="cpu",
-        dtype=dtype,
-        kv_dtype=kv_dtype,
-        kernels=path,
-        num_slots=num_slots,
-        slot_bytes=bytes_each,
-        num_threads=num_threads,
-        fingerprint=_fingerprint(weights_hash, dtype, kv_dtype, path, str(num_threads)),
+        dtype=made.dtype,
+        kv_dtype=made.kv_dtype,
+        kernels=made.path,
+        num_slots=made.num_slots,
+        slot_bytes=made.slot_bytes,
+        num_threads=made.num_threads,
+        fingerprint=fingerprint(),
         source=source,
-        log_loss_rise=None if fidelity is None else fidelity.share,
+        log_loss_rise=None if made.fidelity is None else made.fidelity.share,
+        tasks=with_fingerprints(tasks, fingerprint),
     )
-    return EngineCore(scheduler, Runner(network, cache)), info
+
+
+def _trunk(
+    own: OwnTrunk,
+    dtype: str,
+    kernels: str,
+    slots: tuple[int, str],
+    tasks: Sequence[LoadedTask],
+) -> Trunk:
+    """A task's own decoder; ``slots`` are their number and the dtype of the cache."""
+    config, (num_slots, kv_dtype) = own.weights.config, slots
+    network, cache, _ = build_network(
+        own.weights.quantised(dtype) if dtype in METHODS else own.weights,
+        dtype,
+        _kernels(kernels, config),
+        CacheShape(num_slots, own.num_positions, kv_dtype),
+        special_embeddings(tasks, config.num_channels),
+    )
+    return Trunk(network, cache)
 
 
 def _check(weights: Weights, engine_config: EngineConfig) -> None:

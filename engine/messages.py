@@ -6,9 +6,36 @@ starts, then Ready or Refused, then one Outputs a step and a Heartbeat while idl
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from engine.request import Request, TokenOutput
+
+
+class TaskSource(msgspec.Struct, frozen=True):
+    """A fine-tuned task and where it lies."""
+
+    name: str
+    path: str
+
+
+class TaskInfo(msgspec.Struct, frozen=True):
+    """A task that is served. ``config`` are the plain values of a model.tasks.TaskConfig.
+
+    Its start, delimiter and extract have the ids from ``first_special_id`` on; a sequence takes at
+    most ``max_len`` positions. ``train`` says what it brought beside its head: ``head`` for
+    nothing, ``lora`` or ``full``.
+    """
+
+    name: str
+    config: dict[str, Any]
+    first_special_id: int
+    max_len: int
+    train: str
+    weights_hash: str
+    fingerprint: str
+    source: str
 
 
 class EngineConfig(msgspec.Struct, frozen=True, tag=True):
@@ -19,7 +46,8 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     ``bfloat16``, ``float16`` or ``float32``. ``device``: ``auto``, ``cpu`` or ``cuda``.
     ``num_slots``: sequences that run at once. ``max_context``: positions of a slot, at most the
     checkpoint's. ``kernels``: ``auto``, or one of ``torch``, ``plain``, ``avx2``, ``avx512vnni``,
-    ``avx512``; on a GPU ``torch``, ``triton`` or ``triton-fast``.
+    ``avx512``; on a GPU ``torch``, ``triton`` or ``triton-fast``. ``tasks`` are served beside the
+    decoder.
     """
 
     checkpoint: str
@@ -32,6 +60,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     kernels: str = "auto"
     max_queued_requests: int = 256
     max_queued_tokens: int = 131_072
+    tasks: tuple[TaskSource, ...] = ()
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -60,6 +89,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     source: str
     log_loss_rise: float | None = None
+    tasks: tuple[TaskInfo, ...] = ()
 
 
 class EngineStats(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from model.config import GPTConfig
 from model.decoder import GPT
 from model.kernels.decoder import Lookup, NativeDecoder
 from model.kernels.native import NativeKernels, NativeMatrix
+from model.kernels.packing import padded
 from model.linear import pack, pack_quantised
 from model.network import Network, TorchNetwork, gpt_with
 from model.quantised import QuantisedMatrix
@@ -40,6 +41,8 @@ class Weights:
         if self.matrices:
             return self
         plain, matrices = quantise_tensors(self.config, self.tensors, method)
+        if self.config.is_head_tied:
+            del plain[EMBEDDING]  # the rows of the head, as in a checkpoint that was quantised
         return Weights(self.config, plain, matrices)
 
 
@@ -68,15 +71,29 @@ def slot_bytes(config: GPTConfig, kv_dtype: str, num_positions: int) -> int:
     return config.slot_bytes(_torch(kv_dtype).itemsize, num_positions, scale_bytes)
 
 
+def padded_slot_bytes(
+    kv_dtype: str, config: GPTConfig, num_positions: int, kernels: NativeKernels | None
+) -> int:
+    """The same in the layout that the kernels read."""
+    return slot_bytes(config, kv_dtype, padded(num_positions, key_tile(kernels)))
+
+
 def key_tile(kernels: NativeKernels | None) -> int:
     """Keys side by side in the cache."""
     return 1 if kernels is None else KEY_TILE
 
 
 def build_network(
-    weights: Weights, dtype: str, kernels: NativeKernels | None, shape: CacheShape
+    weights: Weights,
+    dtype: str,
+    kernels: NativeKernels | None,
+    shape: CacheShape,
+    special: Tensor | None = None,
 ) -> tuple[Network, SlotCache, str]:
-    """The network, its cache, and the name of the path its products take."""
+    """The network, its cache, and the name of the path its products take.
+
+    ``special`` (N, C), float32, are the embeddings of the ids behind the vocabulary.
+    """
     config = weights.config
     if dtype in METHODS:
         weights = weights.quantised(dtype)
@@ -88,8 +105,12 @@ def build_network(
         key_tile=key_tile(kernels),
     )
     if kernels is not None:
-        return _native(weights, dtype, kernels, cache), cache, kernels.path
+        return _native(weights, dtype, kernels, cache, special), cache, kernels.path
     gpt = _torch_gpt(weights)
+    if special is not None:
+        table = torch.cat((gpt.wte.weight.detach().float(), special))
+        gpt.wte = torch.nn.Embedding(table.shape[0], table.shape[1], device="meta")
+        gpt.wte.weight = torch.nn.Parameter(table, requires_grad=False)
     path = pack_quantised(gpt, weights.matrices) if weights.matrices else pack(gpt, _torch(dtype))
     return TorchNetwork(gpt, cache), cache, f"torch {path}"
 
@@ -100,9 +121,15 @@ def _torch(dtype: str) -> torch.dtype:
 
 
 def _native(
-    weights: Weights, dtype: str, kernels: NativeKernels, cache: SlotCache
+    weights: Weights,
+    dtype: str,
+    kernels: NativeKernels,
+    cache: SlotCache,
+    special: Tensor | None,
 ) -> NativeDecoder:
+    """Keeps copies of what it needs as it is: a mapped file would be kept whole for a table."""
     tensors = weights.tensors
+    kept = {name: t.clone() for name, t in tensors.items() if not _is_matrix(name)}
     matrices = {
         name: NativeMatrix.from_quantised(matrix, _bias(tensors, name))
         for name, matrix in weights.matrices.items()
@@ -112,15 +139,19 @@ def _native(
         matrices = {
             name: NativeMatrix.from_weight(tensor, _bias(tensors, name), _torch(dtype))
             for name, tensor in tensors.items()
-            if ".c_" in name and name.endswith(".weight")
+            if _is_matrix(name)
         }
         head = tensors.get(HEAD, tensors[EMBEDDING])
         matrices[HEAD] = NativeMatrix.from_weight(head, None, _torch(dtype))
+    config, has_table = weights.config, EMBEDDING in kept
+    embed: Lookup = (
+        partial(_rows, kept[EMBEDDING]) if has_table else partial(kernels.rows, matrices[HEAD])
+    )
     return NativeDecoder(
-        weights.config,
-        _lookup(weights),
-        tensors["wpe.weight"],
-        {name: tensor for name, tensor in tensors.items() if "ln_" in name},
+        config,
+        embed if special is None else partial(_rows_or_special, embed, special, config.vocab_size),
+        kept["wpe.weight"],
+        {name: tensor for name, tensor in kept.items() if "ln_" in name},
         matrices,
         kernels,
         cache,
@@ -131,15 +162,23 @@ def _bias(tensors: Mapping[str, Tensor], weight_name: str) -> Tensor | None:
     return tensors.get(weight_name.removesuffix("weight") + "bias")
 
 
-def _lookup(weights: Weights) -> Lookup:
-    """The embedding's own table; without one, the rows of a quantised head."""
-    if EMBEDDING in weights.tensors:
-        return partial(_rows, weights.tensors[EMBEDDING])
-    return weights.matrices[HEAD].rows
+def _is_matrix(name: str) -> bool:
+    """Whether a linear layer is packed of this tensor; what else there is, is used as it is."""
+    return name == HEAD or (".c_" in name and name.endswith(".weight"))
 
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
     return table[ids].float()
+
+
+def _rows_or_special(embed: Lookup, special: Tensor, vocab_size: int, ids: Tensor) -> Tensor:
+    """Rows of the embedding, and of ``special`` for the ids behind the vocabulary."""
+    is_special = ids >= vocab_size
+    if not is_special.any():
+        return embed(ids)
+    rows = embed(ids.clamp(max=vocab_size - 1))
+    rows[is_special] = special[ids[is_special] - vocab_size]
+    return rows
 
 
 def _torch_gpt(weights: Weights) -> GPT:

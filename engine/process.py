@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from engine.device.fault import DeviceFault
 from engine.errors import EngineFailed
@@ -31,10 +31,15 @@ from engine.messages import (
     Refused,
     Shutdown,
     Submit,
+    TaskSource,
     ToEngine,
 )
 from engine.request import Request, TokenOutput
 from engine.transport import ChannelClosed, EngineChannel
+
+if TYPE_CHECKING:
+    from engine.tasks import LoadedTask
+    from weights.checkpoint import Checkpoint
 
 DEFAULT_FACTORY = "engine.process:load_core"
 EXIT_REFUSED = 2
@@ -64,7 +69,6 @@ class Core(Protocol):
 
 
 Factory = Callable[[EngineConfig], tuple[Core, ModelInfo]]
-Builder = Callable[..., tuple[Core, ModelInfo]]
 
 
 def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
@@ -77,15 +81,52 @@ def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
         checkpoint = open_checkpoint(Path(config.checkpoint))
     except CheckpointError as error:
         raise EngineFailed(list(error.problems)) from error
+    tasks = load_tasks(config.tasks, checkpoint)
     source = str(checkpoint.source.get("origin", checkpoint.path))
-    build: Builder = build_device_core if device_of(config.device) == "cuda" else build_core
-    return build(
-        checkpoint.config,
-        checkpoint.tensors,
-        config,
-        checkpoint.weights_hash,
-        source,
-        checkpoint.matrices,
+    given = (checkpoint.config, checkpoint.tensors, config, checkpoint.weights_hash, source)
+    if device_of(config.device) == "cpu":
+        return build_core(*given, checkpoint.matrices, tasks)
+    if tasks:
+        raise EngineFailed(["tasks are served on a CPU so far: device must be cpu"])
+    return build_device_core(*given, checkpoint.matrices)
+
+
+def load_tasks(sources: Sequence[TaskSource], checkpoint: Checkpoint) -> list[LoadedTask]:
+    """The tasks that are served beside ``checkpoint``. Raises EngineFailed with all problems."""
+    from weights.checkpoint import CheckpointError
+
+    tasks, problems = [], []
+    for source in sources:
+        try:
+            tasks.append(load_task(source, checkpoint))
+        except CheckpointError as error:
+            problems += [f"task {source.name!r}: {problem}" for problem in error.problems]
+    if problems:
+        raise EngineFailed(problems)
+    return tasks
+
+
+def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
+    """One of them. Raises CheckpointError."""
+    from engine.networks import Weights
+    from engine.tasks import LoadedTask
+    from weights.checkpoint import CheckpointError
+    from weights.task import open_task
+
+    task = open_task(Path(source.path), checkpoint)
+    found, wanted = task.description.trunk_config.vocab_size, checkpoint.config.vocab_size
+    if found != wanted:
+        rule = f"its vocabulary must be the served checkpoint's, of {wanted} tokens"
+        raise CheckpointError([f"{rule}, got {found}"])
+    own = task.own_trunk
+    return LoadedTask(
+        name=source.name,
+        head=task.head,
+        special=task.special,
+        trunk=None if own is None else Weights(own.config, own.tensors, own.matrices),
+        train=task.description.train,
+        weights_hash=task.weights_hash,
+        source=str(task.source.get("origin", task.path)),
     )
 
 

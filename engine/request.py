@@ -48,12 +48,27 @@ class SamplingParams(msgspec.Struct, frozen=True):
     scored_from: int = 1
 
 
+class TaskParams(msgspec.Struct, frozen=True):
+    """A task to classify by; ``part`` counts the sequences of one input (model.tasks.sequences).
+
+    Where ``is_prefix_private`` keys and values are of use to no other request: the ids do not show
+    that they are not the served decoder's.
+    """
+
+    name: str
+    part: int = 0
+    is_prefix_private: bool = False
+
+
 class Request(msgspec.Struct, frozen=True):
     """One sequence to generate.
 
     ``emitted_ids`` are tokens that an earlier engine had drawn already: they are computed like
     the prompt but counted as output, so that a resumed request goes on where it stopped.
     A lower ``priority`` is served first; equals are served in the order of ``request_id``.
+    With a ``task`` nothing is generated: what that task's head says of the last token's hidden
+    state is the answer. Its start, delimiter and extract have ids beyond the vocabulary
+    (messages.TaskInfo).
     """
 
     request_id: int
@@ -61,6 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     params: SamplingParams
     emitted_ids: tuple[int, ...] = ()
     priority: int = 0
+    task: TaskParams | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -86,7 +102,7 @@ class TokenOutput(msgspec.Struct, frozen=True):
 
     ``prompt_logprobs`` go on where those of the output before ended. ``finish_reason`` is set on
     the last output, and only there. ``num_cached_tokens`` is the number of prompt tokens that
-    were copied from a known prefix instead of computed.
+    were copied from a known prefix instead of computed. ``logits`` are a task head's.
     """
 
     request_id: int
@@ -96,3 +112,4 @@ class TokenOutput(msgspec.Struct, frozen=True):
     num_cached_tokens: int = 0
     times: RequestTimes | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    logits: tuple[float, ...] = ()

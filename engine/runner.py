@@ -1,16 +1,18 @@
-"""Runner: a Step becomes tensors, the tensors become token ids."""
+"""Runner: a Step becomes tensors, the tensors become token ids and a task's logits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from engine.request import TokenLogprob
 from engine.step import Drawn, SamplingState, Step, StepResult, StepRow
+from engine.tasks import SHARED, ServedTask, Trunk
 from model.attention import Span
 from model.logprobs import logprobs
 from model.network import Network
@@ -23,33 +25,66 @@ and no more than products are tried with when a model is loaded (is_batch_invari
 
 
 class Runner:
-    """Owns the network and the cache. Holds nothing of a request between steps."""
+    """Owns the network and the cache. Holds nothing of a request between steps.
 
-    def __init__(self, network: Network, cache: SlotCache) -> None:
+    ``tasks`` by name run through these, or through one of ``own_trunks``, which are the trunks from
+    index 1 on.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        cache: SlotCache,
+        tasks: Mapping[str, ServedTask] = MappingProxyType({}),
+        own_trunks: Sequence[Trunk] = (),
+    ) -> None:
         self.network = network
         self.cache = cache
+        self._tasks = tasks
+        self._trunks = (Trunk(network, cache), *own_trunks)
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
-        """Compute a step: draw for rows with ``sampling``, score for those with ``scoring``."""
+        """Compute a step: draw for rows with ``sampling``, score for those with ``scoring``,
+        classify those that are."""
+        trunk_of = {row.slot: self._trunk_of(row) for row in step.rows}
         for copy in step.copies:
-            self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        spans = [Span(row.slot, row.start, len(row.token_ids)) for row in step.rows]
-        ids = [token_id for row in step.rows for token_id in row.token_ids]  # (N)
-        draws = [(row.sampling, end - 1) for row, _, end in _places(step) if row.sampling]
-        spots = [
-            _Spot(start + row.scoring.offset + i, token_id, row.scoring.num_logprobs)
-            for row, start, _ in _places(step)
-            if row.scoring
-            for i, token_id in enumerate(row.scoring.target_ids)
-        ]
-        wanted = sorted({index for _, index in draws} | {spot.index for spot in spots})
-        hidden = self.network.hidden(ids, spans, wanted)  # (W, C)
-        line = {index: i for i, index in enumerate(wanted)}
-        drawn = self._draw(hidden, [(state, line[index]) for state, index in draws])
-        scores = self._scores(hidden, [replace(spot, index=line[spot.index]) for spot in spots])
-        counts = [len(row.scoring.target_ids) for row in step.rows if row.scoring]
+            cache = self._trunks[trunk_of.get(copy.target, SHARED)].cache
+            cache.copy_prefix(copy.source, copy.target, copy.length)
+        result = StepResult()
+        logits: dict[int, tuple[float, ...]] = {}
+        for trunk in sorted(set(trunk_of.values())):
+            rows = [row for row in step.rows if trunk_of[row.slot] == trunk]
+            batch = _Batch(rows)
+            hidden = self._trunks[trunk].network.hidden(batch.ids, batch.spans, batch.wanted)
+            if trunk == SHARED:  # tasks neither draw nor score
+                result = self._results(batch, hidden)
+            logits |= self._classified(batch, hidden)
+        ordered = tuple(logits[row.request_id] for row in step.rows if row.is_classified)
+        return replace(result, classified=ordered)
+
+    def _trunk_of(self, row: StepRow) -> int:
+        return SHARED if row.task is None else self._tasks[row.task.name].trunk
+
+    def _results(self, batch: _Batch, hidden: Tensor) -> StepResult:
+        drawn = self._draw(hidden, batch.draws)
+        scores = self._scores(hidden, batch.spots)
+        counts = [len(row.scoring.target_ids) for row in batch.rows if row.scoring]
         return StepResult(drawn, tuple(tuple(islice(scores, count)) for count in counts))
+
+    def _classified(self, batch: _Batch, hidden: Tensor) -> dict[int, tuple[float, ...]]:
+        """What the heads make of the rows that end here, by request."""
+        found: dict[int, tuple[float, ...]] = {}
+        for name in {row.task.name for row, _ in batch.ends if row.task is not None}:
+            mine = [
+                (row.request_id, row.task.part, line)
+                for row, line in batch.ends
+                if row.task is not None and row.task.name == name
+            ]
+            request_ids, parts, lines = zip(*mine, strict=True)
+            logits = self._tasks[name].head.logits(hidden[list(lines)], parts)  # (B, num_outputs)
+            found |= zip(request_ids, map(tuple, logits.tolist()), strict=True)
+        return found
 
     def _draw(self, hidden: Tensor, rows: Sequence[tuple[SamplingState, int]]) -> tuple[Drawn, ...]:
         """The next token of each row, whose hidden state has the index beside it."""
@@ -78,10 +113,35 @@ class _Spot:
     num_logprobs: int
 
 
-def _places(step: Step) -> Iterator[tuple[StepRow, int, int]]:
+class _Batch:
+    """Some rows of a step as a network reads them, and what is asked of which hidden state.
+
+    ``draws``, ``spots`` and ``ends`` count along the hidden states that are ``wanted``, (W).
+    """
+
+    def __init__(self, rows: Sequence[StepRow]) -> None:
+        self.rows = rows
+        self.spans = [Span(row.slot, row.start, len(row.token_ids)) for row in rows]
+        self.ids = [token_id for row in rows for token_id in row.token_ids]  # (N)
+        draws = [(row.sampling, end - 1) for row, _, end in _places(rows) if row.sampling]
+        spots = [
+            _Spot(start + row.scoring.offset + i, token_id, row.scoring.num_logprobs)
+            for row, start, _ in _places(rows)
+            if row.scoring
+            for i, token_id in enumerate(row.scoring.target_ids)
+        ]
+        ends = [(row, end - 1) for row, _, end in _places(rows) if row.is_classified]
+        self.wanted = sorted({i for _, i in (*draws, *ends)} | {spot.index for spot in spots})
+        line = {index: i for i, index in enumerate(self.wanted)}
+        self.draws = [(state, line[index]) for state, index in draws]
+        self.spots = [replace(spot, index=line[spot.index]) for spot in spots]
+        self.ends = [(row, line[index]) for row, index in ends]
+
+
+def _places(rows: Iterable[StepRow]) -> Iterator[tuple[StepRow, int, int]]:
     """Each row, and where in N it begins and ends."""
     end = 0
-    for row in step.rows:
+    for row in rows:
         start, end = end, end + len(row.token_ids)
         yield row, start, end
 

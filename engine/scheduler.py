@@ -11,6 +11,8 @@ import bisect
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from engine.chunk_budget import ChunkBudget
 from engine.request import FinishReason, Request, TokenLogprob, TokenOutput
 from engine.sequence import SequenceState
@@ -110,6 +112,7 @@ class Scheduler:
         least = max(MIN_PREFIX_LEN, prefix.length + 1 if prefix else 0)
         return any(
             other.num_lacking > 1
+            and not other.is_prefix_private
             and other.num_computed < common_prefix_len(other.token_ids, wanted) >= least
             for other in self._running
         )
@@ -142,6 +145,8 @@ class Scheduler:
                 sequence.sampling_state(self._eos_token_ids, self._vocab_size) if is_drawn else None
             ),
             scoring=sequence.scoring_state(start, end),
+            task=sequence.request.task,
+            is_classified=sequence.request.task is not None and end == len(sequence.token_ids),
         )
 
     def update(self, step: Step, result: StepResult, step_s: float) -> list[TokenOutput]:
@@ -152,18 +157,23 @@ class Scheduler:
         self._observe(step, step_s)
         now_s = self._clock()
         outputs = []
-        tokens, scores = iter(result.drawn), iter(result.scored)
+        tokens, scores, logits = iter(result.drawn), iter(result.scored), iter(result.classified)
         for row in step.rows:
             token = next(tokens) if row.sampling is not None else None
             scored = next(scores) if row.scoring is not None else ()
+            classified = next(logits) if row.is_classified else ()
             sequence = self._by_id.get(row.request_id)
             if sequence is None:
                 continue
             sequence.num_computed += len(row.token_ids)
-            self.pool.fill(sequence.slot, sequence.token_ids, sequence.num_computed)
+            if not sequence.is_prefix_private:
+                self.pool.fill(sequence.slot, sequence.token_ids, sequence.num_computed)
             if scored or not sequence.num_lacking:
                 reason = self._append(sequence, token, now_s)
-                outputs.append(self._output(sequence, token, scored, reason, now_s))
+                output = self._output(sequence, token, scored, reason, now_s)
+                outputs.append(
+                    msgspec.structs.replace(output, logits=classified) if classified else output
+                )
         return outputs
 
     def _observe(self, step: Step, step_s: float) -> None:

@@ -37,7 +37,7 @@ class SequenceState:
     @property
     def num_needed(self) -> int:
         """Tokens to compute before the next draw, or before the end where nothing is drawn."""
-        if self.request.params.max_tokens:
+        if self.request.params.max_tokens or self.request.task is not None:
             return len(self.token_ids)
         return max(1, len(self.token_ids) - 1)  # nothing is predicted from the last
 
@@ -52,10 +52,18 @@ class SequenceState:
 
         All but the last needed; and before one that is asked about, its prediction is needed too.
         """
+        if self.is_prefix_private:
+            return []
         end = self.num_needed - 1
         if self._is_scored:
             end = min(end, self.request.params.scored_from - 1)
         return self.token_ids[:end]
+
+    @property
+    def is_prefix_private(self) -> bool:
+        """Whether its keys and values are of no use to others."""
+        task = self.request.task
+        return task is not None and task.is_prefix_private
 
     @property
     def _is_scored(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.request import SamplingParams, TokenLogprob
+from engine.request import SamplingParams, TaskParams, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class StepRow:
 
     ``token_ids`` go to positions ``start`` and following of ``slot``. ``sampling`` is set where
     the row reaches the end of what is known, so that its next token is drawn; ``scoring``
-    where the tokens that follow are known and asked about.
+    where the tokens that follow are known and asked about. A row of a ``task`` runs through that
+    task's trunk, and is classified where it ends, ``is_classified``.
     """
 
     request_id: int
@@ -58,6 +59,8 @@ class StepRow:
     token_ids: tuple[int, ...]
     sampling: SamplingState | None
     scoring: ScoringState | None = None
+    task: TaskParams | None = None
+    is_classified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,10 @@ class StepResult:
     """What a step brought, in the order of its rows.
 
     ``drawn`` has one entry for each row with ``sampling``, ``scored`` one for each with
-    ``scoring``: a log probability for each of its targets.
+    ``scoring``: a log probability for each of its targets; ``classified`` the head's logits for
+    each that ``is_classified``.
     """
 
     drawn: tuple[Drawn, ...] = ()
     scored: tuple[tuple[TokenLogprob, ...], ...] = ()
+    classified: tuple[tuple[float, ...], ...] = ()

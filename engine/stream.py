@@ -23,6 +23,7 @@ def join_outputs(outputs: Sequence[TokenOutput]) -> TokenOutput:
         finish_reason=outputs[-1].finish_reason,
         num_cached_tokens=max(output.num_cached_tokens for output in outputs),
         times=outputs[-1].times,
+        logits=outputs[-1].logits,
     )
 
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from engine.messages import ModelInfo
 from model.tokenizer import Tokenizer, VocabularyMissing
+from server.classify import classify_routes
 from server.completions import completion_routes
 from server.errors import install
 from server.limits import BodyLimit
@@ -87,6 +88,9 @@ def create_app(
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(Linger)
     app.add_middleware(RequestScope, metrics=metrics)
-    for routes in (completion_routes, score_routes, token_routes, model_routes, ops_routes):
+    for routes in (
+        *(completion_routes, score_routes, classify_routes),
+        *(token_routes, model_routes, ops_routes),
+    ):
         app.include_router(routes(state))
     return app

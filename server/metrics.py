@@ -73,6 +73,12 @@ class Metrics:
             "From the arrival of a completion request to the end of its answer.",
             **seconds,
         )
+        self._classify_duration = self._plain(
+            Histogram,
+            "classify_duration_seconds",
+            "From the arrival of a classification request to the end of its answer.",
+            **seconds,
+        )
         self._queue = self._plain(
             Histogram, "request_queue_seconds", "Wait of a sequence for a slot.", **seconds
         )
@@ -86,6 +92,9 @@ class Metrics:
     def _make_token_metrics(self) -> None:
         self._completions = self._labelled(
             Counter, "completions_total", "Choices that ended.", "finish_reason"
+        )
+        self._classifications = self._labelled(
+            Counter, "classifications_total", "Inputs that a task's head answered.", "head"
         )
         self._prompt_tokens = self._plain(
             Counter, "prompt_tokens_total", "Tokens of admitted prompts."
@@ -190,6 +199,11 @@ class Metrics:
         """All choices of a request ended, or its client left."""
         self._duration.observe(duration_s)
         self._cached_tokens.inc(num_cached_tokens)
+
+    def on_classified(self, head: str, num_inputs: int, duration_s: float) -> None:
+        """All inputs of a request are answered, or its client left."""
+        self._classifications.labels(self._model_name, head).inc(num_inputs)
+        self._classify_duration.observe(duration_s)
 
     # -- engine ----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from engine.messages import TaskInfo
 from server.state import ServerState
 
 
@@ -15,12 +16,18 @@ def model_routes(state: ServerState) -> APIRouter:
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        """The served decoder."""
-        return {"object": "list", "data": [_describe(state)]}
+        """The served decoder and every task."""
+        info, _ = state.require_loaded()
+        tasks = [_describe_task(state, task) for task in info.tasks]
+        return {"object": "list", "data": [_describe(state), *tasks]}
 
     @router.get("/v1/models/{model_id:path}")
     async def get_model(model_id: str) -> dict[str, Any]:
-        """The served decoder, by any of its names."""
+        """The served decoder by any of its names, or a task."""
+        info, _ = state.require_loaded()
+        for task in info.tasks:
+            if task.name == model_id:
+                return _describe_task(state, task)
         state.require_model(model_id)
         return _describe(state)
 
@@ -52,4 +59,20 @@ def _describe(state: ServerState) -> dict[str, Any]:
         "source": info.source,
         "weights_hash": info.weights_hash,
         "system_fingerprint": info.fingerprint,
+    }
+
+
+def _describe_task(state: ServerState, task: TaskInfo) -> dict[str, Any]:
+    return {
+        "id": task.name,
+        "object": "model",
+        "created": state.created_s,
+        "owned_by": "gpt2-server",
+        "parent": state.model_name,
+        "task": task.config,
+        "max_model_len": task.max_len,
+        "train": task.train,
+        "source": task.source,
+        "weights_hash": task.weights_hash,
+        "system_fingerprint": task.fingerprint,
     }

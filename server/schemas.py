@@ -236,6 +236,41 @@ class ScoreRequest(RequestSchema):
     user: Text | None = None
 
 
+class ClassifyInput(RequestSchema):
+    """One input: the parts that the form of the task has, and no others."""
+
+    text: OneText | None = None
+    premise: OneText | None = None
+    hypothesis: OneText | None = None
+    text_a: OneText | None = None
+    text_b: OneText | None = None
+    context: OneText | None = None
+    choices: list[OneText] | None = None
+
+
+def _as_inputs(value: object) -> object:
+    """A text alone is an input with that text."""
+    values = value if isinstance(value, list) else [value]
+    return [{"text": one} if isinstance(one, str) else one for one in values]
+
+
+_CLASSIFY_SCHEMA = {"anyOf": [_TEXT_SCHEMA, ClassifyInput.model_json_schema()]}
+
+ClassifyInputs = Annotated[
+    list[ClassifyInput],
+    BeforeValidator(_as_inputs),
+    WithJsonSchema({"anyOf": [_CLASSIFY_SCHEMA, {"type": "array", "items": _CLASSIFY_SCHEMA}]}),
+]
+
+
+class ClassifyRequest(RequestSchema):
+    """``POST /v1/classify``: one input, or a list of them."""
+
+    model: Text | None = None
+    input: ClassifyInputs
+    user: Text | None = None
+
+
 class TokenizeRequest(RequestSchema):
     """``POST /tokenize``."""
 

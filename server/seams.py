@@ -7,7 +7,7 @@ from typing import Protocol
 
 from engine.errors import EngineFailed
 from engine.messages import EngineStats, ModelInfo
-from engine.request import SamplingParams, TokenOutput
+from engine.request import SamplingParams, TaskParams, TokenOutput
 
 
 class OutputStream(Protocol):
@@ -59,6 +59,9 @@ class Engine(Protocol):
         """Wait for the model. Raises EngineFailed."""
 
     def submit_all(
-        self, items: Sequence[tuple[Sequence[int], SamplingParams]], priority: int = 0, /
+        self,
+        items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]],
+        priority: int = 0,
+        /,
     ) -> Sequence[OutputStream]:
         """Admit all or none. Raises RequestRejected or EngineUnavailable."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.messages import EngineConfig
+from engine.messages import EngineConfig, TaskSource
 
 ENV_PREFIX = "GPT2_SERVER_"
 
@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     served_model_name: Annotated[tuple[str, ...], NoDecode] = ()
     """Names that requests may use, the first one being what answers carry; in the environment
     separated by commas. Without any, the checkpoint's folder gives the name."""
+    task: Annotated[tuple[str, ...], NoDecode] = ()
+    """``NAME=DIR`` of each fine-tuned task that is served beside the decoder; in the environment
+    separated by commas."""
     max_queued_requests: int = Field(default=256, ge=1)
     max_queued_tokens: int = Field(default=131_072, ge=1)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1_024)
@@ -85,10 +88,22 @@ class Settings(BaseSettings):
             return Path(value).absolute()
         return value
 
-    @field_validator("served_model_name", mode="before")
+    @field_validator("served_model_name", "task", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("task")
+    @classmethod
+    def _check_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        pairs = [one.partition("=") for one in value]
+        for one, (name, _, folder) in zip(value, pairs, strict=True):
+            if not name or not folder:
+                raise ValueError(f"must be NAME=DIR, got {one!r}")
+        names = [name for name, _, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"must have different names, got {', '.join(names)}")
+        return value
 
     @field_validator("latency_buckets", mode="before")
     @classmethod
@@ -119,6 +134,10 @@ class Settings(BaseSettings):
             max_context=self.max_context,
             num_threads=self.threads,
             kernels=self.kernels,
+            tasks=tuple(
+                TaskSource(name, folder)
+                for name, _, folder in (one.partition("=") for one in self.task)
+            ),
             max_queued_requests=self.max_queued_requests,
             max_queued_tokens=self.max_queued_tokens,
         )
@@ -142,7 +161,7 @@ def read_settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Set
     Raises SettingsError listing every problem.
     """
     problems = unknown_variables(environ)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     try:
         settings = Settings(**given)
     except ValidationError as error:

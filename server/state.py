@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import EngineDown, EngineError, EngineFailed
 from engine.messages import ModelInfo
-from engine.request import SamplingParams
+from engine.request import SamplingParams, TaskParams
 from model.tokenizer import TokenizerError
 from server.errors import VERDICTS, ApiError, short
 from server.metrics import Metrics
@@ -71,7 +71,9 @@ class ServerState:
         return self.engine.info, self.vocabulary
 
     def admit(
-        self, items: Sequence[tuple[Sequence[int], SamplingParams]], prompt_lens: Sequence[int]
+        self,
+        items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]],
+        prompt_lens: Sequence[int],
     ) -> Sequence[OutputStream]:
         """Submit all of these to the engine or none; a plain call. Raises EngineError."""
         try:

@@ -45,7 +45,19 @@ namespace plain {
 
 namespace {
 enum Path { PLAIN = 1, AVX2 = 2, AVX512VNNI = 4, AVX512 = 8 };
+
+// One output's weights of an INT8 matrix, which is a row of an embedding: out (K).
+void int8_row(const Matrix& matrix, int64_t output, float* out) {
+    const int64_t block = output / BLOCK_COLUMNS * BLOCK_COLUMNS;
+    const int64_t width =
+        std::min<int64_t>(BLOCK_COLUMNS, plain::round_up(matrix.num_outputs, plain::LANES) - block);
+    const uint8_t* first =
+        matrix.packed + block * plain::round_up(matrix.num_inputs, 4) + (output - block) * 4;
+    const float scale = static_cast<const float*>(matrix.scales)[output];
+    for (int k = 0; k < matrix.num_inputs; ++k)
+        out[k] = (int(first[k / 4 * width * 4 + k % 4]) - 128) * scale;
 }
+}  // namespace
 
 #ifdef HAS_X86_PATHS
 #define ON_PATH(path, call)                         \
@@ -98,6 +110,12 @@ void gpt2_run(int path, const Decoder* decoder, const Cache* cache, const uint8_
 void gpt2_linear(int path, const Matrix* matrix, const uint8_t* book, const float* x,
                  int64_t num_rows, float* out, int64_t stride, uint8_t* scratch) {
     ON_PATH(path, linear(*matrix, book, x, num_rows, out, stride, scratch));
+}
+
+// Weights of the outputs `ids` of an INT8 matrix, as floats: out (num_ids, K).
+void gpt2_rows(const Matrix* matrix, const int64_t* ids, int64_t num_ids, float* out) {
+#pragma omp parallel for if (num_ids >= 64)
+    for (int64_t i = 0; i < num_ids; ++i) int8_row(*matrix, ids[i], out + i * matrix->num_inputs);
 }
 
 void gpt2_attention(int path, const Cache* cache, int num_heads, int head_len, int64_t layer,

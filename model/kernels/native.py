@@ -82,7 +82,7 @@ class NativeKernels:
         self._book = (ctypes.c_uint8 * 16)(*(value + 128 for value in CODEBOOK))
         library.gpt2_run_scratch.restype = ctypes.c_int64
         library.gpt2_linear_scratch.restype = ctypes.c_int64
-        for name in ("gpt2_run", "gpt2_linear", "gpt2_attention"):
+        for name in ("gpt2_run", "gpt2_linear", "gpt2_rows", "gpt2_attention"):
             getattr(library, name).restype = None
 
     def linear(self, matrix: NativeMatrix, x: Tensor) -> Tensor:
@@ -103,6 +103,18 @@ class NativeKernels:
             ctypes.c_void_p(out.data_ptr()),
             ctypes.c_int64(out.shape[1]),
             ctypes.c_void_p(scratch.data_ptr()),
+        )
+        return out
+
+    def rows(self, matrix: NativeMatrix, ids: Tensor) -> Tensor:
+        """Int8Matrix.rows: the weights of the outputs ``ids``, float32 (len(ids), K)."""
+        out = torch.empty(len(ids), matrix.struct.num_inputs)
+        ids = ids.to(torch.int64).contiguous()
+        self._library.gpt2_rows(
+            ctypes.byref(matrix.struct),
+            ctypes.c_void_p(ids.data_ptr()),
+            ctypes.c_int64(len(ids)),
+            ctypes.c_void_p(out.data_ptr()),
         )
         return out
 

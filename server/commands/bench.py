@@ -123,6 +123,8 @@ def refusals() -> Iterator[None]:
     except CheckpointError as error:
         refuse(error.problems)
     except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "bench":
+            refuse(["bench is not part of this installation: run it from the project's folder"])
         extra = "which the extra bench brings: pip install 'gpt2-server[bench]'"
         refuse([f"bench needs {error.name}, {extra}"])
     except OSError as error:

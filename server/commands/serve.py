@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from engine.client import EngineClient
     from engine.errors import EngineFailed
-    from engine.messages import ModelInfo
+    from engine.messages import ModelInfo, TaskInfo
     from server.settings import Settings
 
 EXIT_ENGINE_LOST = 3
@@ -36,6 +36,7 @@ EXIT_ENGINE_LOST = 3
 @click.option("--dtype", help="auto, float32, bfloat16, int8 or int4.  [default: auto]")
 @click.option("--kv-dtype", help="Of the cache: auto, float32, bfloat16 or int8.  [default: auto]")
 @click.option("--kernels", help="Kernel path: auto, torch, or a native one.  [default: auto]")
+@click.option("--task", multiple=True, help="NAME=DIR of a fine-tuned task; again for more.")
 @click.option("--slots", type=int, help="Sequences that run at once.  [default: what fits]")
 @click.option("--max-context", type=int, help="Positions of a slot.  [default: the model's]")
 @click.option("--threads", type=int, help="CPU threads of the engine.  [default: the cores]")
@@ -188,8 +189,14 @@ def describe(settings: Settings, info: ModelInfo, address: tuple[Any, ...]) -> l
         f"context {info.context_len:,}, from {settings.checkpoint}",
         f"device   {info.device}{threads}, {info.dtype}{_cost(info)}, {info.kernels} kernels",
         f"slots    {info.num_slots} of {info.slot_bytes / 1e6:,.1f} MB, {info.kv_dtype}",
+        *(f"task     {task.name}, {_kind(task)}, from {task.source}" for task in info.tasks),
         f"address  http://{host}:{address[1]}",
     ]
+
+
+def _kind(task: TaskInfo) -> str:
+    own = " on a decoder of its own" if task.train == "full" else ""
+    return f"{task.config['form']}{own}"
 
 
 def _cost(info: ModelInfo) -> str:

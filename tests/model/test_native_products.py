@@ -111,6 +111,19 @@ def test_whole_numbers_have_the_same_sums_on_every_path() -> None:
     assert all(torch.equal(result, results[0]) for result in results[1:])
 
 
+@pytest.mark.parametrize("shape", [(768, 100), (64, 48), (30, 161), (7, 5)], ids=str)
+def test_rows_are_looked_up(shape: tuple[int, int]) -> None:
+    num_inputs, num_outputs = shape
+    matrix = Int8Matrix.quantise(torch.randn(num_outputs, num_inputs))
+    kernels = native.load()
+    if kernels is None:
+        pytest.skip("the native kernels were not built")
+    ids = torch.randint(num_outputs, (99,))
+    found = kernels.rows(NativeMatrix.from_quantised(matrix, None), ids)
+    assert torch.equal(found, matrix.rows(ids))
+    assert torch.equal(found, matrix.dequantise()[ids])
+
+
 def test_extreme_bytes_do_not_saturate(kernels: NativeKernels) -> None:
     """The largest sums of products that int8 can have: 127 * 127 for every input, of both signs."""
     for sign in (1.0, -1.0):

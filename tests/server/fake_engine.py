@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 from engine.errors import EngineError, EngineFailed, RequestFailed
 from engine.messages import EngineStats, ModelInfo
-from engine.request import FinishReason, RequestTimes, SamplingParams, TokenLogprob, TokenOutput
+from engine.request import (
+    FinishReason,
+    RequestTimes,
+    SamplingParams,
+    TaskParams,
+    TokenLogprob,
+    TokenOutput,
+)
 from engine.stream import RequestStream
 
 VOCAB_SIZE = 300
@@ -61,6 +68,7 @@ class FakeEngine:
     on_stats: list[Callable[[EngineStats], None]] = field(default_factory=list)
     on_failure: list[Callable[[EngineFailed], None]] = field(default_factory=list)
     submitted: list[tuple[tuple[int, ...], SamplingParams]] = field(default_factory=list)
+    classified: list[tuple[tuple[int, ...], TaskParams]] = field(default_factory=list)
     aborted: list[int] = field(default_factory=list)
     was_aborted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -83,11 +91,44 @@ class FakeEngine:
         return self.info
 
     def submit_all(
-        self, items: Sequence[tuple[Sequence[int], SamplingParams]], priority: int = 0, /
+        self,
+        items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]],
+        priority: int = 0,
+        /,
     ) -> list[RequestStream]:
         if self.refusal is not None:
             raise self.refusal
-        return [self._submit(tuple(prompt_ids), params) for prompt_ids, params in items]
+        return [
+            self._classify(tuple(ids), params)
+            if isinstance(params, TaskParams)
+            else self._submit(tuple(ids), params)
+            for ids, params in items
+        ]
+
+    def _classify(self, ids: tuple[int, ...], params: TaskParams) -> RequestStream:
+        """Logits that tell which sequence it was: each is the part, the length, the index."""
+        stream = RequestStream(len(self.submitted), self._abort)
+        self.submitted.append((ids, SamplingParams(max_tokens=0)))
+        self.classified.append((ids, params))
+        self.streams.append(stream)
+        self.tasks.append(asyncio.create_task(self._answer(stream, ids, params)))
+        return stream
+
+    async def _answer(
+        self, stream: RequestStream, ids: tuple[int, ...], params: TaskParams
+    ) -> None:
+        await (self.gate.acquire() if self.gate is not None else asyncio.sleep(0))
+        if self.fail_after is not None:
+            stream.fail(RequestFailed("the engine lost it"))
+            return
+        assert self.info is not None
+        (config,) = (task.config for task in self.info.tasks if task.name == params.name)
+        logits = tuple(0.01 * sum(ids) + i for i in range(max(1, len(config["labels"]))))
+        if config["is_regression"]:
+            logits = (0.25,)
+        reason = FinishReason.LENGTH
+        times = RequestTimes(0.001, 0.002, 0.0)
+        stream.push(TokenOutput(stream.request_id, (), (), reason, 3, times, logits=logits))
 
     def _submit(self, prompt_ids: tuple[int, ...], params: SamplingParams) -> RequestStream:
         stream = RequestStream(len(self.submitted), self._abort)

@@ -30,6 +30,7 @@ class Door:
 
 DOORS = (
     Door("engine/process.py", "weights.checkpoint", is_lazy=False),
+    Door("engine/process.py", "weights.task", is_lazy=True),
     Door("server/cli.py", "weights", is_lazy=True),
     Door("server/cli.py", "training", is_lazy=True),
     Door("server/commands/*.py", "weights", is_lazy=True),

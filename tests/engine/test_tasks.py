@@ -1,0 +1,194 @@
+"""Classification in the engine: the right hidden states, the same bits in any company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine import chunk_budget
+from engine.core import EngineCore
+from engine.errors import EngineFailed
+from engine.loader import build_core
+from engine.messages import EngineConfig, ModelInfo
+from engine.networks import Weights
+from engine.request import Request, SamplingParams, TaskParams
+from engine.tasks import LoadedTask
+from model.attention import CausalAttention
+from model.config import GPTConfig
+from model.decoder import GPT, parameter_shapes
+from model.heads import TaskHead
+from model.kernels import native
+from model.tasks import TaskConfig
+
+CONFIG = GPTConfig(203, 64, 64, 2, 2, 128, eos_token_ids=(202,))
+ENTAILMENT = TaskConfig("entailment", 48, labels=("yes", "no", "maybe"))
+SIMILARITY = TaskConfig(
+    "similarity", 40, is_regression=True, score_range=(0.0, 5.0), join="concatenate"
+)
+LAST = TaskConfig("classification", 30, labels=("a", "b"), pooling="last")
+PATHS = ["torch", "auto"]
+
+
+def tensors(seed: int, config: GPTConfig = CONFIG) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator) * 0.1
+        + ("ln_" in name and name.endswith("weight"))
+        for name, shape in parameter_shapes(config).items()
+    }
+
+
+def task(name: str, config: TaskConfig, trunk: Weights | None = None) -> LoadedTask:
+    generator = torch.Generator().manual_seed(len(name))
+    width = 2 if config.join == "concatenate" else 1
+    head = TaskHead(
+        config,
+        torch.randn(config.num_outputs, width * CONFIG.num_channels, generator=generator),
+        torch.randn(config.num_outputs, generator=generator),
+    )
+    special = torch.randn(3, CONFIG.num_channels, generator=generator) * 0.1
+    train = "head" if trunk is None else "full"
+    return LoadedTask(name, head, special, trunk, train, f"hash of {name}", "a test")
+
+
+OWN = Weights(CONFIG, tensors(9), {})
+TASKS = [
+    task("nli", ENTAILMENT),
+    task("sts", SIMILARITY),
+    task("whole", ENTAILMENT, OWN),
+    task("plain", LAST, OWN),
+]
+
+
+def build(**options: Any) -> tuple[EngineCore, ModelInfo]:
+    config = EngineConfig("", **{"dtype": "float32", "num_slots": 8, "num_threads": 1, **options})
+    return build_core(CONFIG, tensors(1), config, "hash", "a test", tasks=TASKS)
+
+
+def run(core: EngineCore, *requests: Request) -> list[tuple[float, ...]]:
+    """The logits of each, in order."""
+    found: dict[int, tuple[float, ...]] = {}
+    core.submit(requests)
+    while core.has_work:
+        for output in core.step()[0]:
+            found[output.request_id] = output.logits or found.get(output.request_id, ())
+        core.scheduler.check_integrity()
+    return [found.get(request.request_id, ()) for request in requests]
+
+
+def classify(request_id: int, index: int, length: int, part: int = 0) -> Request:
+    """A sequence for task number ``index``: start, plain ids, extract."""
+    first = CONFIG.vocab_size + 3 * index
+    generator = torch.Generator().manual_seed(request_id)
+    ids = torch.randint(200, (length,), generator=generator).tolist()
+    is_private = TASKS[index].head.config.pooling == "last"
+    whole = tuple(ids) if is_private else (first, *ids, first + 1, *ids[:3], first + 2)
+    params = SamplingParams(max_tokens=0)
+    return Request(request_id, whole, params, task=TaskParams(TASKS[index].name, part, is_private))
+
+
+def expected(request: Request) -> Tensor:
+    """By the whole network at once, without a cache."""
+    assert request.task is not None
+    index = [one.name for one in TASKS].index(request.task.name)
+    chosen = TASKS[index]
+    given = tensors(1) if chosen.trunk is None else dict(chosen.trunk.tensors)
+    assert chosen.special is not None
+    gpt = GPT(CONFIG)
+    gpt.load_state_dict({"lm_head.weight": given["wte.weight"], **given})
+    rows = torch.cat((given["wte.weight"], torch.zeros(3 * index, 64), chosen.special))
+    gpt.wte = torch.nn.Embedding(rows.shape[0], 64)
+    gpt.wte.weight = torch.nn.Parameter(rows)
+    ids = torch.tensor(request.prompt_ids)
+    with torch.inference_mode():
+        hidden = gpt(ids, torch.arange(len(ids)), CausalAttention(CONFIG, len(ids)))[-1:]
+        return chosen.head.logits(hidden, [request.task.part])[0]
+
+
+@pytest.mark.parametrize("kernels", PATHS)
+def test_logits_are_those_of_the_head_on_the_last_hidden_state(kernels: str) -> None:
+    core, _ = build(kernels=kernels)
+    requests = [
+        classify(0, 0, 20),
+        classify(1, 1, 9),
+        classify(2, 1, 9, part=1),
+        classify(3, 2, 20),
+        classify(4, 3, 25),
+    ]
+    for request, logits in zip(requests, run(core, *requests), strict=True):
+        assert (torch.tensor(logits) - expected(request)).abs().max() < 1e-4, request
+    first, second = run(core, classify(5, 1, 9), classify(5 + 2**20, 1, 9, part=1))
+    assert first != second
+
+
+@pytest.mark.parametrize("kernels", PATHS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_company_changes_no_bit(kernels: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, among others and among streams, in chunks, from a prefix."""
+    if kernels == "auto" and native.load() is None:
+        pytest.skip("the native kernels were not built")
+    requests = [
+        classify(i, i % 4, 5 + 2 * i % 19, part=int(i % 4 == 1 and i % 8 > 3)) for i in range(16)
+    ]
+    alone = [run(build(kernels=kernels, dtype=dtype)[0], request)[0] for request in requests]
+    core, _ = build(kernels=kernels, dtype=dtype)
+    streams = [
+        Request(100 + i, tuple(range(i, 30)), SamplingParams(max_tokens=25, ignore_eos=True))
+        for i in range(5)
+    ]
+    monkeypatch.setattr(chunk_budget, "MAX_CHUNK_LEN", 7)
+    monkeypatch.setattr(chunk_budget, "MIN_CHUNK_LEN", 3)
+    together = run(core, *streams[:3], *requests, *streams[3:])
+    assert together[3:-2] == alone
+    again = run(
+        core, *[Request(200 + r.request_id, r.prompt_ids, r.params, task=r.task) for r in requests]
+    )
+    assert again == alone
+
+
+def test_a_known_prefix_is_copied_but_not_between_trunks() -> None:
+    core, _ = build()
+    shared, own = classify(1, 0, 24), classify(2, 2, 24)
+    ids = tuple(range(24))
+    plain = Request(3, ids, SamplingParams(max_tokens=0), task=TaskParams("plain", 0, True))
+    generated = Request(4, (*ids, 5), SamplingParams(max_tokens=2, temperature=0))
+    first = run(core, shared, own, plain, generated)
+    cached: dict[int, int] = {}
+    again = [
+        Request(10 + r.request_id, r.prompt_ids, r.params, task=r.task)
+        for r in (shared, own, plain, generated)
+    ]
+    core.submit(again)
+    second: dict[int, tuple[float, ...]] = {}
+    while core.has_work:
+        for output in core.step()[0]:
+            cached[output.request_id] = output.num_cached_tokens
+            second[output.request_id] = output.logits or second.get(output.request_id, ())
+    assert [second[r.request_id] for r in again] == first
+    assert cached[11] == len(shared.prompt_ids) - 1
+    assert cached[12] == len(own.prompt_ids) - 1
+    assert cached[13] == 0
+    assert cached[14] == 24
+
+
+def test_the_info_names_tasks_ids_and_lengths() -> None:
+    _, info = build(max_context=32)
+    assert [one.name for one in info.tasks] == ["nli", "sts", "whole", "plain"]
+    assert [one.first_special_id for one in info.tasks] == [203, 206, 209, 212]
+    assert [one.max_len for one in info.tasks] == [32, 32, 32, 30]
+    assert TaskConfig.from_dict(info.tasks[1].config) == SIMILARITY
+    assert len({one.fingerprint for one in info.tasks} | {info.fingerprint}) == 5
+
+
+def test_a_context_too_short_for_a_task_is_refused() -> None:
+    with pytest.raises(EngineFailed, match="max_context must be at least 5 for the task 'nli'"):
+        build(max_context=4)
+
+
+def test_names_must_differ() -> None:
+    config = EngineConfig("", dtype="float32", num_slots=1)
+    with pytest.raises(EngineFailed, match="task names must differ, got 'nli' more than once"):
+        build_core(CONFIG, tensors(1), config, "hash", "a test", tasks=[TASKS[0], TASKS[0]])
