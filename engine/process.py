@@ -109,7 +109,7 @@ def load_tasks(sources: Sequence[TaskSource], checkpoint: Checkpoint) -> list[Lo
 def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
     """One of them. Raises CheckpointError."""
     from engine.networks import Weights
-    from engine.tasks import LoadedTask
+    from engine.tasks import LoadedTask, merged
     from weights.checkpoint import CheckpointError
     from weights.task import open_task
 
@@ -118,12 +118,15 @@ def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
     if found != wanted:
         rule = f"its vocabulary must be the served checkpoint's, of {wanted} tokens"
         raise CheckpointError([f"{rule}, got {found}"])
-    own = task.own_trunk
+    own, lora = task.own_trunk, task.description.lora
+    trunk = None if own is None else Weights(own.config, own.tensors, own.matrices)
+    if lora is not None:
+        trunk = merged(checkpoint.config, checkpoint.tensors, task.adapters, lora.scale)
     return LoadedTask(
         name=source.name,
         head=task.head,
         special=task.special,
-        trunk=None if own is None else Weights(own.config, own.tensors, own.matrices),
+        trunk=trunk,
         train=task.description.train,
         weights_hash=task.weights_hash,
         source=str(task.source.get("origin", task.path)),

@@ -14,6 +14,7 @@ from engine.messages import TaskInfo
 from engine.networks import Weights
 from model.config import GPTConfig
 from model.heads import TaskHead
+from model.lora import LORA_A, LORA_B, adapted
 from model.network import Network
 from model.slot_cache import SlotCache
 from model.tasks import MIN_LEN, NUM_SPECIAL
@@ -50,6 +51,20 @@ class ServedTask:
 
     head: TaskHead
     trunk: int
+
+
+def merged(
+    config: GPTConfig, tensors: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float
+) -> Weights:
+    """A decoder with LoRA's thin matrices in its own: what is not adapted is shared with it."""
+    own = dict(tensors)
+    for name, lora_a in adapters.items():
+        matrix, _, part = name.rpartition(".")
+        if part == LORA_A:
+            weight = tensors[f"{matrix}.weight"]
+            lora_b = adapters[f"{matrix}.{LORA_B}"]
+            own[f"{matrix}.weight"] = adapted(weight.float(), lora_a.float(), lora_b.float(), scale)
+    return Weights(config, own, {})
 
 
 def served(tasks: Sequence[LoadedTask]) -> Mapping[str, ServedTask]:

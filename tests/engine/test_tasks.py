@@ -15,7 +15,7 @@ from engine.loader import build_core
 from engine.messages import EngineConfig, ModelInfo
 from engine.networks import Weights
 from engine.request import Request, SamplingParams, TaskParams
-from engine.tasks import LoadedTask
+from engine.tasks import LoadedTask, merged
 from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT, parameter_shapes
@@ -172,6 +172,21 @@ def test_a_known_prefix_is_copied_but_not_between_trunks() -> None:
     assert cached[12] == len(own.prompt_ids) - 1
     assert cached[13] == 0
     assert cached[14] == 24
+
+
+def test_lora_is_merged_into_a_trunk_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(3)
+    thin = {
+        "h.1.mlp.c_fc.lora_a": torch.randn(4, 64, generator=generator),
+        "h.1.mlp.c_fc.lora_b": torch.randn(128, 4, generator=generator),
+    }
+    base = tensors(1)
+    own = merged(CONFIG, base, thin, 0.5)
+    expected = base["h.1.mlp.c_fc.weight"] + 0.5 * (
+        thin["h.1.mlp.c_fc.lora_b"] @ thin["h.1.mlp.c_fc.lora_a"]
+    )
+    assert torch.equal(own.tensors["h.1.mlp.c_fc.weight"], expected)
+    assert own.tensors["h.0.mlp.c_fc.weight"] is base["h.0.mlp.c_fc.weight"]
 
 
 def test_the_info_names_tasks_ids_and_lengths() -> None:
