@@ -13,8 +13,8 @@ _WEIGHT = 0.2  # of the newest observation in the running averages
 class ChunkBudget:
     """Learns the time of a decode step and of a prompt token, and sizes chunks by them."""
 
-    def __init__(self, max_chunk_len: int = MAX_CHUNK_LEN) -> None:
-        self._max_chunk_len = max_chunk_len
+    def __init__(self, max_chunk_len: int | None = None) -> None:
+        self._max_chunk_len = MAX_CHUNK_LEN if max_chunk_len is None else max_chunk_len
         self._decode_step_s: float | None = None
         self._prompt_token_s: float | None = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,6 +19,12 @@ from engine.request import FinishReason, Request, TokenLogprob, TokenOutput
 from engine.sequence import SequenceState
 from engine.slot_pool import MIN_PREFIX_LEN, PrefixMatch, SlotPool, common_prefix_len
 from engine.step import Drawn, PrefixCopy, Step, StepResult, StepRow
+
+TASK_SHARE = 0.2
+"""Of the prompt tokens that may join a step beside rows that decode, tasks get so many: streams are
+not to stutter because something is classified."""
+
+MIN_TASK_TOKENS = 8
 
 
 class Scheduler:
@@ -80,30 +87,40 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Decide the next step. Takes slots for admitted requests."""
-        rows = [self._row(s, 1) for s in self._running if s.num_lacking == 1]
-        prefilling = [s for s in self._running if s.num_lacking > 1]
-        chunks = self._chunks(prefilling, self._budget.tokens(len(rows)))
+        rows = [self._row(s, 1) for s in self._running if s.num_lacking == 1 and not s.is_task]
+        prefilling = [s for s in self._running if s.num_lacking > 1 or s.is_task]
+        budget = self._budget.tokens(len(rows))
+        task_budget = max(MIN_TASK_TOKENS, int(TASK_SHARE * budget)) if rows else budget
+        chunks = self._chunks(prefilling, budget, task_budget=task_budget)
         return Step(chunks.copies, (*rows, *chunks.rows))
 
     def _chunks(
-        self, prefilling: Iterable[SequenceState], budget: int, max_rows: int | None = None
+        self,
+        prefilling: Iterable[SequenceState],
+        budget: int,
+        max_rows: int | None = None,
+        task_budget: int | None = None,
     ) -> Step:
-        """``budget`` prompt tokens, at most: of those that run, then of those that wait."""
+        """``budget`` prompt tokens, at most: of those that run, then of those that wait.
+
+        No more than ``task_budget`` of them are of tasks.
+        """
         copies: list[PrefixCopy] = []
         rows: list[StepRow] = []
+        room = _Room(budget, budget if task_budget is None else task_budget)
         for sequence in prefilling:
-            if budget and len(rows) != max_rows:
-                rows.append(self._row(sequence, budget))
-                budget -= len(rows[-1].token_ids)
+            if room.of(sequence) and len(rows) != max_rows:
+                rows.append(self._row(sequence, room.of(sequence)))
+                room.take(sequence, len(rows[-1].token_ids))
         for sequence in tuple(self._waiting):
-            if not (budget and self.pool.num_available) or len(rows) == max_rows:
+            if not (room.budget and self.pool.num_available) or len(rows) == max_rows:
                 break
             prefix = self.pool.longest_prefix(sequence.copyable_ids)
-            if self._is_worth_waiting(sequence, prefix):
+            if not room.of(sequence) or self._is_worth_waiting(sequence, prefix):
                 continue
             copies += self._admit(sequence, prefix)
-            rows.append(self._row(sequence, budget))
-            budget -= len(rows[-1].token_ids)
+            rows.append(self._row(sequence, room.of(sequence)))
+            room.take(sequence, len(rows[-1].token_ids))
         return Step(tuple(copies), tuple(rows))
 
     def _is_worth_waiting(self, sequence: SequenceState, prefix: PrefixMatch | None) -> bool:
@@ -231,6 +248,24 @@ class Scheduler:
             raise AssertionError("a request is neither waiting nor running, or both")
         if len({s.slot for s in self._running}) != self.pool.num_held:
             raise AssertionError("running requests and held slots differ")
+
+
+@dataclass(slots=True)
+class _Room:
+    """Prompt tokens that a step has room for, and how many of them for tasks."""
+
+    budget: int
+    task_budget: int
+
+    def of(self, sequence: SequenceState) -> int:
+        """What is left for it."""
+        return min(self.budget, self.task_budget) if sequence.is_task else self.budget
+
+    def take(self, sequence: SequenceState, num_tokens: int) -> None:
+        """So many are its."""
+        self.budget -= num_tokens
+        if sequence.is_task:
+            self.task_budget -= num_tokens
 
 
 def _logprobs(token: Drawn | None) -> tuple[TokenLogprob, ...]:

@@ -37,7 +37,7 @@ class SequenceState:
     @property
     def num_needed(self) -> int:
         """Tokens to compute before the next draw, or before the end where nothing is drawn."""
-        if self.request.params.max_tokens or self.request.task is not None:
+        if self.request.params.max_tokens or self.is_task:
             return len(self.token_ids)
         return max(1, len(self.token_ids) - 1)  # nothing is predicted from the last
 
@@ -58,6 +58,11 @@ class SequenceState:
         if self._is_scored:
             end = min(end, self.request.params.scored_from - 1)
         return self.token_ids[:end]
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is classified instead of continued."""
+        return self.request.task is not None
 
     @property
     def is_prefix_private(self) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from engine import chunk_budget
@@ -14,7 +16,9 @@ from engine.errors import EngineFailed
 from engine.loader import build_core
 from engine.messages import EngineConfig, ModelInfo
 from engine.networks import Weights
-from engine.request import Request, SamplingParams, TaskParams
+from engine.request import Request, SamplingParams, TaskParams, TokenOutput
+from engine.scheduler import TASK_SHARE, Scheduler
+from engine.slot_pool import SlotPool
 from engine.tasks import LoadedTask, merged
 from model.attention import CausalAttention
 from model.config import GPTConfig
@@ -22,6 +26,7 @@ from model.decoder import GPT, parameter_shapes
 from model.heads import TaskHead
 from model.kernels import native
 from model.tasks import TaskConfig
+from tests.support.fake_runner import FakeRunner
 
 CONFIG = GPTConfig(203, 64, 64, 2, 2, 128, eos_token_ids=(202,))
 ENTAILMENT = TaskConfig("entailment", 48, labels=("yes", "no", "maybe"))
@@ -108,6 +113,77 @@ def expected(request: Request) -> Tensor:
         return chosen.head.logits(hidden, [request.task.part])[0]
 
 
+one_request = st.tuples(
+    st.integers(0, 30),  # tokens shared with the others
+    st.lists(st.integers(0, 49), min_size=1, max_size=20),
+    st.sampled_from([None, "a", "b"]),
+    st.booleans(),  # whether the prefix is private
+    st.integers(0, 4),  # steps before it comes
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(one_request, min_size=1, max_size=12), st.integers(1, 5))
+def test_tasks_and_streams_in_any_order(
+    asked: list[tuple[int, list[int], str | None, bool, int]], num_slots: int
+) -> None:
+    """Each sequence is read whole, by itself or from a prefix, and ends once."""
+    runner = FakeRunner(num_slots, 64)
+    core = EngineCore(Scheduler(SlotPool(num_slots), 64, 50), runner)
+    found: dict[int, list[TokenOutput]] = {}
+    requests = {}
+    for index, (shared, own, name, is_private, steps) in enumerate(asked):
+        ids = (*range(shared), *own)
+        params = SamplingParams(max_tokens=3 if name is None else 0)
+        task = None if name is None else TaskParams(name, 0, is_private)
+        requests[index] = Request(index, ids, params, task=task)
+        core.submit([requests[index]])
+        for _ in range(steps):
+            step_into(core, found)
+    while core.has_work:
+        step_into(core, found)
+    for index, request in requests.items():
+        outputs = found[index]
+        assert [one.finish_reason is not None for one in outputs].count(True) == 1
+        if request.task is not None:
+            assert [one.logits for one in outputs] == [(float(sum(request.prompt_ids)),)]
+            assert not request.task.is_prefix_private or not outputs[0].num_cached_tokens
+        else:
+            assert sum(len(one.token_ids) for one in outputs) == 3
+
+
+def step_into(core: EngineCore, found: dict[int, list[TokenOutput]]) -> None:
+    for output in core.step()[0] if core.has_work else ():
+        found.setdefault(output.request_id, []).append(output)
+    core.scheduler.check_integrity()
+
+
+def test_beside_streams_tasks_get_a_share_of_a_step() -> None:
+    runner = FakeRunner(8, 2_000)
+    core = EngineCore(Scheduler(SlotPool(8), 2_000, 50), runner)
+    core.submit([Request(0, (1, 2, 3), SamplingParams(max_tokens=400, ignore_eos=True))])
+    core.step()
+    ids = tuple(i % 50 for i in range(300))
+    task = [
+        Request(i, (i, *ids), SamplingParams(max_tokens=0), task=TaskParams("a")) for i in (1, 2)
+    ]
+    core.submit([*task, Request(3, (9, *ids), SamplingParams(max_tokens=1))])
+    core.step()
+    lengths = {row.request_id: len(row.token_ids) for row in runner.steps[-1].rows}
+    whole = chunk_budget.MAX_CHUNK_LEN // 4
+    share = int(TASK_SHARE * whole)
+    assert lengths == {0: 1, 1: share, 3: whole - share}
+
+
+def test_alone_tasks_get_whole_steps() -> None:
+    runner = FakeRunner(8, 2_000)
+    core = EngineCore(Scheduler(SlotPool(8), 2_000, 50), runner)
+    ids = tuple(i % 50 for i in range(300))
+    core.submit([Request(1, ids, SamplingParams(max_tokens=0), task=TaskParams("a"))])
+    core.step()
+    assert [len(row.token_ids) for row in runner.steps[-1].rows] == [300]
+
+
 @pytest.mark.parametrize("kernels", PATHS)
 def test_logits_are_those_of_the_head_on_the_last_hidden_state(kernels: str) -> None:
     core, _ = build(kernels=kernels)
@@ -134,13 +210,13 @@ def test_company_changes_no_bit(kernels: str, dtype: str, monkeypatch: pytest.Mo
         classify(i, i % 4, 5 + 2 * i % 19, part=int(i % 4 == 1 and i % 8 > 3)) for i in range(16)
     ]
     alone = [run(build(kernels=kernels, dtype=dtype)[0], request)[0] for request in requests]
+    monkeypatch.setattr(chunk_budget, "MAX_CHUNK_LEN", 7)
+    monkeypatch.setattr(chunk_budget, "MIN_CHUNK_LEN", 3)
     core, _ = build(kernels=kernels, dtype=dtype)
     streams = [
         Request(100 + i, tuple(range(i, 30)), SamplingParams(max_tokens=25, ignore_eos=True))
         for i in range(5)
     ]
-    monkeypatch.setattr(chunk_budget, "MAX_CHUNK_LEN", 7)
-    monkeypatch.setattr(chunk_budget, "MIN_CHUNK_LEN", 3)
     together = run(core, *streams[:3], *requests, *streams[3:])
     assert together[3:-2] == alone
     again = run(

@@ -25,13 +25,13 @@ class FakeRunner:
         self.steps: list[Step] = []
 
     def run(self, step: Step) -> StepResult:
-        """Draw and score; AssertionError if a row reads what is not there."""
+        """Draw, score and classify; AssertionError if a row reads what is not there."""
         self.steps.append(step)
         for copy in step.copies:
             assert copy.length <= len(self.slots[copy.source])
             self.slots[copy.target] = self.slots[copy.source][: copy.length]
         assert len({row.slot for row in step.rows}) == len(step.rows)
-        drawn, scored = [], []
+        drawn, scored, classified = [], [], []
         for row in step.rows:
             assert row.token_ids
             assert row.start <= len(self.slots[row.slot])
@@ -57,7 +57,9 @@ class FakeRunner:
                         for i, token_id in enumerate(row.scoring.target_ids)
                     )
                 )
-        return StepResult(tuple(drawn), tuple(scored))
+            if row.is_classified:
+                classified.append((float(sum(self.slots[row.slot])),))
+        return StepResult(tuple(drawn), tuple(scored), tuple(classified))
 
 
 def expected_logprob(before_ids: Sequence[int], token_id: int) -> float:
