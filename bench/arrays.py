@@ -36,6 +36,8 @@ def unusual(config: GPTConfig) -> list[str]:
         found.append(f"activation {config.activation}")
     if not config.is_attention_scaled or config.is_attention_layer_scaled:
         found.append("attention that is scaled in another way")
+    if config.is_post_norm:
+        found.append("norms after its sub-layers")
     return found
 
 

@@ -10,6 +10,10 @@ Activation = Literal["gelu_tanh", "gelu_erf", "relu", "silu", "tanh"]
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
+NormPlacement = Literal["pre", "post"]
+
+NORM_PLACEMENTS: tuple[NormPlacement, ...] = get_args(NormPlacement)
+
 
 class ConfigError(ValueError):
     """A configuration that no decoder can have. ``problems`` lists every one of them."""
@@ -26,6 +30,9 @@ class GPTConfig:
     ``is_attention_scaled`` divides scores by sqrt(head_len) (upstream ``scale_attn_weights``);
     ``is_attention_layer_scaled`` divides them by the layer's number, counted from one, as well
     (upstream ``scale_attn_by_inverse_layer_idx``). ``eos_token_ids`` end a sequence.
+    ``norm_placement`` is ``pre`` for GPT-2, a norm before each sub-layer and one at the end, and
+    ``post`` for GPT, a norm after each sub-layer and its residual, and none at the end (GPT paper,
+    section 4.1).
 
     Raises ConfigError naming every impossible value.
     """
@@ -42,6 +49,7 @@ class GPTConfig:
     is_attention_scaled: bool = True
     is_attention_layer_scaled: bool = False
     eos_token_ids: tuple[int, ...] = ()
+    norm_placement: NormPlacement = "pre"
 
     def __post_init__(self) -> None:
         problems = [
@@ -58,6 +66,11 @@ class GPTConfig:
             problems.append(
                 f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
             )
+        if self.norm_placement not in NORM_PLACEMENTS:
+            problems.append(
+                f"norm_placement must be one of {', '.join(NORM_PLACEMENTS)}, "
+                f"got {self.norm_placement!r}"
+            )
         if not isinstance(self.norm_epsilon, float) or not 0 < self.norm_epsilon < 1:
             problems.append(f"norm_epsilon must be between 0 and 1, got {self.norm_epsilon!r}")
         if problems:
@@ -67,6 +80,11 @@ class GPTConfig:
     def head_len(self) -> int:
         """D, channels per attention head."""
         return self.num_channels // self.num_heads
+
+    @property
+    def is_post_norm(self) -> bool:
+        """Whether norms come after the sub-layers, as in the first GPT."""
+        return self.norm_placement == "post"
 
     @property
     def num_parameters(self) -> int:
@@ -79,7 +97,8 @@ class GPTConfig:
         )
         embeddings = (self.vocab_size + self.num_positions) * self.num_channels
         head = 0 if self.is_head_tied else self.vocab_size * self.num_channels
-        return self.num_layers * per_layer + embeddings + head + 2 * self.num_channels
+        last_norm = 0 if self.is_post_norm else 2 * self.num_channels
+        return self.num_layers * per_layer + embeddings + head + last_norm
 
     def slot_bytes(
         self, element_bytes: int, num_positions: int | None = None, scale_bytes: int = 0
@@ -98,14 +117,20 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
-        """The inverse of :meth:`to_dict`. Raises ConfigError for unknown or missing names."""
+        """The inverse of :meth:`to_dict`. Raises ConfigError for unknown or missing names.
+
+        What older checkpoints were written without is what they were: ``norm_placement`` is pre.
+        """
         known = {field.name for field in fields(cls)}
         problems = [f"unknown field {name!r}" for name in sorted(values.keys() - known)]
-        problems += [f"missing field {name!r}" for name in sorted(known - values.keys())]
+        problems += [f"missing field {name!r}" for name in sorted(known - _ADDED - values.keys())]
         if problems:
             raise ConfigError(problems)
         return cls(**{**values, "eos_token_ids": tuple(values["eos_token_ids"])})
 
+
+_ADDED = frozenset({"norm_placement"})
+"""Fields that checkpoints exist without."""
 
 _COUNTS = ("vocab_size", "num_positions", "num_channels", "num_layers", "num_heads", "num_inner")
 
@@ -125,10 +150,11 @@ def _preset(layers: int, channels: int, heads: int) -> GPTConfig:
 
 
 PRESETS: Mapping[str, GPTConfig] = {
+    "gpt": GPTConfig(vocab_size=40_478, num_positions=512, norm_placement="post"),
     "distilgpt2": _preset(6, 768, 12),
     "gpt2": _preset(12, 768, 12),
     "gpt2-medium": _preset(24, 1_024, 16),
     "gpt2-large": _preset(36, 1_280, 20),
     "gpt2-xl": _preset(48, 1_600, 25),
 }
-"""The released sizes, by the names that the hub gives them."""
+"""The released sizes: GPT's, and GPT-2's by the names that the hub gives them."""

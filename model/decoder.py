@@ -1,5 +1,7 @@
 """GPT: token ids -> hidden states -> logits (GPT-2 paper, section 2.3; ``GPT2LMHeadModel``).
 
+The first GPT (``OpenAIGPTLMHeadModel``) is the same but for the place of its norms.
+
 One network for serving and for training. What differs between the two, where keys and values
 live and which of them a token may see, is the ``Attend`` argument; see model/attention.py.
 """
@@ -71,7 +73,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm transformer layer."""
+    """One transformer layer, with the norms before its sub-layers or after them."""
 
     def __init__(self, config: GPTConfig, index: int, dropout: float) -> None:
         super().__init__()
@@ -80,9 +82,14 @@ class Layer(nn.Module):
         self.attn = Attention(config, dropout)
         self.ln_2 = nn.LayerNorm(config.num_channels, config.norm_epsilon)
         self.mlp = MLP(config, dropout)
+        self.is_post_norm = config.is_post_norm
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(N, C) -> (N, C)."""
+        if self.is_post_norm:
+            x = self.ln_1(x + self.attn(self.index, x, attend))
+            normed: Tensor = self.ln_2(x + self.mlp(x))
+            return normed
         x = x + self.attn(self.index, self.ln_1(x), attend)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -98,7 +105,11 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.num_positions, config.num_channels)
         self.dropout = nn.Dropout(dropout)
         self.h = nn.ModuleList(Layer(config, i, dropout) for i in range(config.num_layers))
-        self.ln_f = nn.LayerNorm(config.num_channels, config.norm_epsilon)
+        self.ln_f = (
+            nn.Identity()  # the last layer's own norm is the last
+            if config.is_post_norm
+            else nn.LayerNorm(config.num_channels, config.norm_epsilon)
+        )
         self.lm_head = nn.Linear(config.num_channels, config.vocab_size, bias=False)
         if config.is_head_tied:
             self.lm_head.weight = self.wte.weight

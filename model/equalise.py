@@ -12,6 +12,9 @@ Keys and values lose their biases, which a cache in int8 would have to round wit
 every key has in common adds the same to all scores of a query, and the softmax takes it out again;
 what every value has in common reaches the result whole, since weights add up to 1, so it
 can as well be added behind the projection.
+
+Of a post-norm decoder the norms stay: what they multiply is the residual stream as well, and that
+nothing divides again.
 """
 
 from __future__ import annotations
@@ -58,12 +61,31 @@ def _without_constants(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def norms(config: GPTConfig) -> Iterator[tuple[str, str]]:
-    """Each norm and the name of the only matrix that reads its output."""
+    """Each norm whose output nothing but one matrix reads, and the name of that."""
+    return iter(()) if config.is_post_norm else norms_before(config)
+
+
+def norms_before(config: GPTConfig) -> Iterator[tuple[str, str]]:
+    """The norm whose output is the input of a matrix, and the name of that matrix.
+
+    A tied head is none of these, and before the first matrix of a post-norm decoder there is none.
+    """
+    if config.is_post_norm:
+        yield from _post_norms_before(config)
+        return
     for layer in range(config.num_layers):
         yield f"h.{layer}.ln_1", f"h.{layer}.attn.c_attn.weight"
         yield f"h.{layer}.ln_2", f"h.{layer}.mlp.c_fc.weight"
     if not config.is_head_tied:
         yield "ln_f", "lm_head.weight"
+
+
+def _post_norms_before(config: GPTConfig) -> Iterator[tuple[str, str]]:
+    matrices = [f"h.{layer}.attn.c_attn.weight" for layer in range(1, config.num_layers)]
+    for layer, behind in enumerate([*matrices, "" if config.is_head_tied else "lm_head.weight"]):
+        yield f"h.{layer}.ln_1", f"h.{layer}.mlp.c_fc.weight"
+        if behind:
+            yield f"h.{layer}.ln_2", behind
 
 
 def column_scales(gain: Tensor, bias: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import GPTConfig
-from model.equalise import equalise, input_energy, norms
+from model.equalise import equalise, input_energy, norms_before
 from model.quantised import GROUP_LEN, Int4Matrix, Int8Matrix, QuantisedMatrix
 
 Method = Literal["int8", "int4"]
@@ -38,7 +39,7 @@ def quantise_tensors(
     plain: dict[str, Tensor] = {name: tensors[name] for name in _KEPT}
     matrices: dict[str, QuantisedMatrix] = {}
     for part in _parts(config, tensors):
-        energies = _energies(config, part)
+        energies = _energies(config, part, tensors)
         for name, tensor in part.items():
             if name == HEAD:
                 matrices[name] = Int8Matrix.quantise(tensor)
@@ -69,14 +70,20 @@ def _parts(config: GPTConfig, tensors: Mapping[str, Tensor]) -> Iterator[dict[st
         prefix = f"h.{layer}."
         names = [name for name in tensors if name.startswith(prefix)]
         yield equalise(config, {name: tensors[name] for name in names})
-    last = {name: tensors[name] for name in ("ln_f.weight", "ln_f.bias")}
+    last = {name: tensor for name, tensor in tensors.items() if name.startswith("ln_f.")}
     yield equalise(config, last | {HEAD: tensors.get(HEAD, tensors[EMBEDDING])})
 
 
-def _energies(config: GPTConfig, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the matrices behind a norm, how much their inputs weigh."""
+def _energies(
+    config: GPTConfig, part: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Of the matrices of ``part`` behind a norm, how much their inputs weigh.
+
+    A norm that is not in the same part, but at the end of the layer before, is as in ``tensors``.
+    """
+    known = ChainMap({**part}, {**tensors})
     return {
-        matrix: input_energy(part[f"{norm}.weight"], part[f"{norm}.bias"])
-        for norm, matrix in norms(config)
+        matrix: input_energy(known[f"{norm}.weight"], known[f"{norm}.bias"])
+        for norm, matrix in norms_before(config)
         if matrix in part
     }

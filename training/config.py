@@ -103,6 +103,7 @@ class PretrainConfig:
             num_heads=shape["num_heads"],
             num_inner=4 * shape["num_channels"],
             eos_token_ids=(end_of_text_id,),
+            norm_placement="pre" if self.size is None else PRESETS[self.size].norm_placement,
         )
 
     def _shape(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from model.config import GPTConfig
-from model.equalise import norms
+from model.equalise import norms_before
 from model.fidelity import Fidelity, first_id, measure
 from model.linear import has_packed_kernels, pack, pack_quantised
 from model.network import TorchNetwork, gpt_with
@@ -81,7 +81,7 @@ def matrix_errors(
     config: GPTConfig, tensors: Tensors, plain: Tensors, matrices: Matrices
 ) -> dict[str, float]:
     """The relative error of each matrix, multiplied with the gain of the norm before it."""
-    norm_of = {matrix: f"{norm}.weight" for norm, matrix in norms(config)}
+    norm_of = {matrix: f"{norm}.weight" for norm, matrix in norms_before(config)}
     errors = {}
     for name, matrix in matrices.items():
         meant = tensors.get(name, tensors[EMBEDDING]).float()

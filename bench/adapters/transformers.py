@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from bench.adapters import Setting
+from bench.adapters import Setting, Unavailable
+from bench.arrays import unusual
 from bench.timing import Stopwatch, Timing
 from weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -76,5 +77,8 @@ def load(setting: Setting) -> Peer:
     """Load the checkpoint."""
     torch.set_num_threads(setting.num_threads)
     transformers.utils.logging.set_verbosity_error()
-    network = network_of(open_checkpoint(setting.folder))
+    checkpoint = open_checkpoint(setting.folder)
+    if found := unusual(checkpoint.config):
+        raise Unavailable(f"no GPT-2 with {' and '.join(found)}")
+    network = network_of(checkpoint)
     return Peer(network.to(getattr(torch, setting.precision)).eval())

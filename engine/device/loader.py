@@ -73,12 +73,7 @@ def chosen(config: GPTConfig, engine_config: EngineConfig) -> Choice:
         value = getattr(engine_config, field)
         if value not in ("auto", *DTYPES):
             problems.append(f"{field} must be one of {names} on a GPU, got {value!r}")
-    if engine_config.kernels not in KERNELS:
-        problems.append(
-            f"kernels must be one of {', '.join(KERNELS)} on a GPU, got {engine_config.kernels!r}"
-        )
-    elif engine_config.kernels.startswith("triton") and find_spec("triton") is None:
-        problems.append(f"kernels {engine_config.kernels} need triton, which is not installed")
+    problems += _kernels_problems(config, engine_config.kernels)
     if len(config.eos_token_ids) > MAX_EOS_IDS:
         problems.append(
             f"a GPU takes at most {MAX_EOS_IDS} end-of-text ids, the checkpoint has "
@@ -98,8 +93,25 @@ def chosen(config: GPTConfig, engine_config: EngineConfig) -> Choice:
     kv_dtype = dtype if engine_config.kv_dtype == "auto" else engine_config.kv_dtype
     kernels = engine_config.kernels
     if kernels == "auto":
-        kernels = "triton" if find_spec("triton") is not None else "torch"
+        is_kernel_made = find_spec("triton") is not None and not config.is_post_norm
+        kernels = "triton" if is_kernel_made else "torch"
     return Choice(dtype, kv_dtype, kernels, context or config.num_positions)
+
+
+def _kernels_problems(config: GPTConfig, kernels: str) -> list[str]:
+    if kernels not in KERNELS:
+        return [f"kernels must be one of {', '.join(KERNELS)} on a GPU, got {kernels!r}"]
+    if not kernels.startswith("triton"):
+        return []
+    problems = []
+    if find_spec("triton") is None:
+        problems.append(f"kernels {kernels} need triton, which is not installed")
+    if config.is_post_norm:
+        problems.append(
+            f"kernels {kernels} have no norms after the sub-layers (norm_placement post), as this "
+            f"checkpoint needs them; possible: torch"
+        )
+    return problems
 
 
 def plain_tensors(weights: Weights) -> dict[str, Tensor]:

@@ -64,27 +64,50 @@ static void prepare_rows(const float* x, const Matrix& matrix, Rows& rows, int64
         prepare(x + row * num_inputs, num_inputs, matrix.precision, rows, row);
 }
 
+// `kept` takes the rows as they are after the norm, unless it is null. It is never `x`, which others
+// may still read; a single row is written by one thread and may be read behind the next product.
 static void normalise_rows(const float* x, const float* gain, const float* bias, const Decoder& d,
-                           const Matrix& matrix, Rows& rows, int64_t num_rows, float* line) {
+                           const Matrix& matrix, Rows& rows, int64_t num_rows, float* line,
+                           float* kept) {
+    const size_t line_bytes = d.num_channels * sizeof(float);
     if (num_rows == 1) {
         normalise(x, gain, bias, d.num_channels, d.epsilon, line);
+#pragma omp master
+        if (kept) std::memcpy(kept, line, line_bytes);
         return prepare(line, d.num_channels, matrix.precision, rows, 0);
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) {
         normalise(x + row * d.num_channels, gain, bias, d.num_channels, d.epsilon, line);
+        if (kept) std::memcpy(kept + row * d.num_channels, line, line_bytes);
         prepare(line, d.num_channels, matrix.precision, rows, row);
     }
 }
 
-static void mlp(const Decoder& d, const Layer& layer, Codebook book, Scratch& scratch,
-                float* x, int64_t num_rows, float* line) {
+// The residual stream lies in step.x. In a post-norm decoder the norm behind attention moves it to
+// scratch.narrow, which attention needs no more by then, and the norm behind the MLP moves it back.
+static float* behind_mlp(const Decoder& d, const Step& step, const Scratch& scratch) {
+    return d.is_post_norm ? scratch.narrow : step.x;
+}
+
+static void prepare_attention(const Decoder& d, const Layer& layer, const Step& step,
+                              Scratch& scratch, int64_t num_rows, float* line) {
     Rows& rows = scratch.rows_for(num_rows);
-    normalise_rows(x, layer.ln_2_gain, layer.ln_2_bias, d, layer.c_fc, rows, num_rows, line);
+    if (!layer.ln_1_gain) return prepare_rows(step.x, layer.c_attn, rows, num_rows);
+    normalise_rows(behind_mlp(d, step, scratch), layer.ln_1_gain, layer.ln_1_bias, d, layer.c_attn,
+                   rows, num_rows, line, d.is_post_norm ? step.x : nullptr);
+}
+
+static void mlp(const Decoder& d, const Layer& layer, Codebook book, const Step& step,
+                Scratch& scratch, int64_t num_rows, float* line) {
+    Rows& rows = scratch.rows_for(num_rows);
+    float* residual = behind_mlp(d, step, scratch);
+    normalise_rows(step.x, layer.ln_2_gain, layer.ln_2_bias, d, layer.c_fc, rows, num_rows, line,
+                   d.is_post_norm ? residual : nullptr);
     product(layer.c_fc, book, rows, num_rows,
             {Output::ACTIVATE, scratch.wide, d.num_inner, d.activation});
     prepare_rows(scratch.wide, layer.mlp_proj, rows, num_rows);
-    product(layer.mlp_proj, book, rows, num_rows, {Output::ADD, x, d.num_channels, 0});
+    product(layer.mlp_proj, book, rows, num_rows, {Output::ADD, residual, d.num_channels, 0});
 }
 
 // Rows nobody asks for are left out of what follows the last layer's attention.
@@ -112,8 +135,7 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
         int64_t num_rows = step.num_tokens;
         for (int l = 0; l < d.num_layers; ++l) {
             const Layer& layer = d.layers[l];
-            normalise_rows(step.x, layer.ln_1_gain, layer.ln_1_bias, d, layer.c_attn,
-                           scratch.rows_for(num_rows), num_rows, own.data());
+            prepare_attention(d, layer, step, scratch, num_rows, own.data());
             product(layer.c_attn, book, scratch.rows_for(num_rows), num_rows,
                     {Output::STORE, scratch.wide, 3 * int64_t(d.num_channels), 0});
             const Attention task{&cache, scratch.wide, scratch.narrow, l,
@@ -127,11 +149,12 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
             prepare_rows(scratch.narrow, layer.attn_proj, scratch.rows_for(num_rows), num_rows);
             product(layer.attn_proj, book, scratch.rows_for(num_rows), num_rows,
                     {Output::ADD, step.x, d.num_channels, 0});
-            mlp(d, layer, book, scratch, step.x, num_rows, own.data());
+            mlp(d, layer, book, step, scratch, num_rows, own.data());
         }
+        const float* last = behind_mlp(d, step, scratch);
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < num_rows; ++row)
-            normalise(step.x + row * d.num_channels, d.ln_f_gain, d.ln_f_bias, d.num_channels,
+            normalise(last + row * d.num_channels, d.ln_f_gain, d.ln_f_bias, d.num_channels,
                       d.epsilon, step.hidden + row * d.num_channels);
     }
 }

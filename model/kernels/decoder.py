@@ -54,32 +54,46 @@ class NativeDecoder:
         self._layers = (structs.Layer * config.num_layers)(
             *(self._layer(index) for index in range(config.num_layers))
         )
+        last_norm = f"h.{config.num_layers - 1}.ln_2" if config.is_post_norm else "ln_f"
         self._decoder = structs.Decoder(
             layers=self._layers,
-            ln_f_gain=self._norms["ln_f.weight"].data_ptr(),
-            ln_f_bias=self._norms["ln_f.bias"].data_ptr(),
+            ln_f_gain=self._gain(last_norm),
+            ln_f_bias=self._bias(last_norm),
             num_layers=config.num_layers,
             num_channels=config.num_channels,
             num_heads=config.num_heads,
             num_inner=config.num_inner,
             activation=structs.ACTIVATIONS[config.activation],
             epsilon=config.norm_epsilon,
+            is_post_norm=config.is_post_norm,
         )
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def _layer(self, index: int) -> structs.Layer:
         name = f"h.{index}."
+        is_post_norm = self._config.is_post_norm
+        before_attn = f"h.{index - 1}.ln_2" if is_post_norm else name + "ln_1"
+        before_mlp = name + ("ln_1" if is_post_norm else "ln_2")
         return structs.Layer(
-            ln_1_gain=self._norms[name + "ln_1.weight"].data_ptr(),
-            ln_1_bias=self._norms[name + "ln_1.bias"].data_ptr(),
-            ln_2_gain=self._norms[name + "ln_2.weight"].data_ptr(),
-            ln_2_bias=self._norms[name + "ln_2.bias"].data_ptr(),
+            ln_1_gain=self._gain(before_attn),
+            ln_1_bias=self._bias(before_attn),
+            ln_2_gain=self._gain(before_mlp),
+            ln_2_bias=self._bias(before_mlp),
             c_attn=self._matrices[name + "attn.c_attn.weight"].struct,
             attn_proj=self._matrices[name + "attn.c_proj.weight"].struct,
             c_fc=self._matrices[name + "mlp.c_fc.weight"].struct,
             mlp_proj=self._matrices[name + "mlp.c_proj.weight"].struct,
             score_scale=score_scale(self._config, index),
         )
+
+    def _gain(self, norm: str) -> int | None:
+        """The address of a norm's gain; None before the first layer of a post-norm decoder."""
+        gain = self._norms.get(f"{norm}.weight")
+        return None if gain is None else gain.data_ptr()
+
+    def _bias(self, norm: str) -> int | None:
+        bias = self._norms.get(f"{norm}.bias")
+        return None if bias is None else bias.data_ptr()
 
     def hidden(self, ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Network."""

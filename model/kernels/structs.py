@@ -24,7 +24,7 @@ class Matrix(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """One transformer layer."""
+    """One transformer layer, its norms where they are read: see types.h."""
 
     _fields_ = (
         ("ln_1_gain", _POINTER),
@@ -66,6 +66,7 @@ class Decoder(ctypes.Structure):
         ("num_inner", ctypes.c_int32),
         ("activation", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
+        ("is_post_norm", ctypes.c_int32),
     )
 
 

@@ -21,6 +21,8 @@ struct Matrix {
     int32_t num_inputs;
 };
 
+// ln_1 comes before c_attn and ln_2 before c_fc. In a post-norm decoder these are the norms at the
+// end of the layer before, null in the first layer, and behind this layer's attention.
 struct Layer {
     const float* ln_1_gain;
     const float* ln_1_bias;
@@ -45,6 +47,8 @@ struct Cache {
     int32_t num_positions;  // T, a multiple of 16
 };
 
+// ln_f is the last norm; in a post-norm decoder that of the last layer. There what a norm returns
+// is the residual stream from then on.
 struct Decoder {
     const Layer* layers;
     const float* ln_f_gain;
@@ -55,6 +59,7 @@ struct Decoder {
     int32_t num_inner;
     int32_t activation;
     float epsilon;
+    int32_t is_post_norm;
 };
 
 // The tokens of one row: `length` of them, from `first_token` on along N and from position

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from engine.core import EngineCore
 from engine.loader import build_core
 from engine.messages import EngineConfig
 from engine.request import Request, SamplingParams, TokenLogprob
-from model.config import GPTConfig
+from model.config import GPTConfig, NormPlacement
 from model.decoder import parameter_shapes
 from model.kernels import native
 from tests.support.attention import kernels_for
@@ -28,22 +29,31 @@ NUM_REQUESTS = 200
 Answer = tuple[list[int], list[TokenLogprob]]
 
 
-@pytest.fixture(scope="module")
-def tensors() -> dict[str, torch.Tensor]:
+CASES: list[tuple[NormPlacement, str, str]] = [
+    *(
+        ("pre", dtype, kernels)
+        for dtype in ("float32", "bfloat16", "int8")
+        for kernels in ("torch", *native.PATHS)
+    ),
+    *(("post", "float32", kernels) for kernels in ("torch", *native.PATHS)),
+    ("post", "int8", "avx2"),
+]
+
+
+def random_tensors(config: GPTConfig) -> dict[str, torch.Tensor]:
     """Random weights with sharp logits."""
     torch.manual_seed(0)
     return {
         name: torch.randn(shape) * (0.5 if "wte" in name else 0.15)
         + ("ln_" in name and name.endswith("weight"))
-        for name, shape in parameter_shapes(CONFIG).items()
+        for name, shape in parameter_shapes(config).items()
     }
 
 
-def make_core(
-    tensors: dict[str, torch.Tensor], dtype: str, kernels: str, num_slots: int
-) -> EngineCore:
-    config = EngineConfig("random", dtype=dtype, kernels=kernels, num_slots=num_slots)
-    return build_core(CONFIG, tensors, config, "hash", "source")[0]
+def make_core(placement: NormPlacement, dtype: str, kernels: str, num_slots: int) -> EngineCore:
+    config = replace(CONFIG, norm_placement=placement)
+    chosen = EngineConfig("random", dtype=dtype, kernels=kernels, num_slots=num_slots)
+    return build_core(config, random_tensors(config), chosen, "hash", "source")[0]
 
 
 def requests() -> list[Request]:
@@ -80,14 +90,13 @@ def run(core: EngineCore, arrivals: Sequence[Sequence[Request]]) -> dict[int, An
     return got
 
 
-@pytest.mark.parametrize("kernels", ["torch", *native.PATHS])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize(("placement", "dtype", "kernels"), CASES)
 def test_200_requests_alone_and_in_any_company(
-    tensors: dict[str, torch.Tensor], dtype: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+    placement: NormPlacement, dtype: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels_for(kernels)
     asked = requests()
-    one = make_core(tensors, dtype, kernels, num_slots=1)
+    one = make_core(placement, dtype, kernels, num_slots=1)
     alone: dict[int, Answer] = {}
     for request in asked:  # each prompt whole, unless the slot still holds its beginning
         alone |= run(one, [[request]])
@@ -100,5 +109,5 @@ def test_200_requests_alone_and_in_any_company(
         size = draw.choice([0, 1, 5, 64])
         groups.append(mixed[:size])
         mixed = mixed[size:]
-    together = run(make_core(tensors, dtype, kernels, num_slots=64), groups)
+    together = run(make_core(placement, dtype, kernels, num_slots=64), groups)
     assert together == alone

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from engine.networks import CacheShape, Weights, build_network
 from model.attention import CausalAttention, Span
-from model.config import PRESETS, GPTConfig
+from model.config import NORM_PLACEMENTS, PRESETS, GPTConfig
 from model.decoder import GPT
 from model.kernels import native
 from model.network import Network
@@ -214,17 +214,19 @@ def test_whole_windows_and_slots_agree(tmp_path: Path) -> None:
 
 
 def test_counted_parameters() -> None:
-    """The paper's four sizes, counted (it calls them 117M, 345M, 762M and 1542M)."""
+    """GPT's, and the four sizes of GPT-2's paper (it calls them 117M, 345M, 762M and 1542M)."""
     counts = {name: config.num_parameters for name, config in PRESETS.items()}
     assert counts == {
+        "gpt": 116_534_784,
         "distilgpt2": 81_912_576,
         "gpt2": 124_439_808,
         "gpt2-medium": 354_823_168,
         "gpt2-large": 774_030_080,
         "gpt2-xl": 1_557_611_200,
     }
-    small = GPTConfig(11, 12, 16, 2, 2, 40, is_head_tied=False)
-    assert small.num_parameters == sum(p.numel() for p in GPT.on_meta(small).parameters())
+    for placement in NORM_PLACEMENTS:
+        small = GPTConfig(11, 12, 16, 2, 2, 40, is_head_tied=False, norm_placement=placement)
+        assert small.num_parameters == sum(p.numel() for p in GPT.on_meta(small).parameters())
 
 
 def test_a_slot_of_gpt2_in_bfloat16_takes_37_7_megabytes() -> None:

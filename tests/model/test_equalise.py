@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,19 +11,20 @@ from engine.networks import CacheShape, Weights, build_network
 from model.attention import Span
 from model.config import GPTConfig
 from model.decoder import parameter_shapes
-from model.equalise import equalise
+from model.equalise import equalise, norms, norms_before
 
 CONFIG = GPTConfig(
     vocab_size=200, num_positions=64, num_channels=96, num_layers=3, num_heads=3, num_inner=384
 )
+POST_NORM = replace(CONFIG, norm_placement="post")
 OUTLIERS = [3, 40, 41, 77]
 
 
-def tensors() -> dict[str, torch.Tensor]:
+def tensors(config: GPTConfig = CONFIG) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     return {
         name: torch.randn(shape) * 0.2 + ("ln_" in name and name.endswith("weight"))
-        for name, shape in parameter_shapes(CONFIG).items()
+        for name, shape in parameter_shapes(config).items()
     }
 
 
@@ -37,8 +40,8 @@ def with_outliers(plain: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def logits(given: dict[str, torch.Tensor], dtype: str) -> torch.Tensor:
-    network, _, _ = build_network(Weights(CONFIG, given, {}), dtype, None, CacheShape(1, 64))
+def logits(given: dict[str, torch.Tensor], dtype: str, config: GPTConfig = CONFIG) -> torch.Tensor:
+    network, _, _ = build_network(Weights(config, given, {}), dtype, None, CacheShape(1, 64))
     ids = [(7 * i) % 200 for i in range(64)]
     return network.logits(network.hidden(ids, [Span(0, 0, 64)], list(range(64))))
 
@@ -78,6 +81,32 @@ def test_constants_of_keys_and_values_cost_int8_nothing() -> None:
     assert rise(expected, logits(changed, "float32")) < 1e-6
     assert not changed["h.1.attn.c_attn.bias"][96:].any()
     assert rise(expected, logits(plain, "int8")) < 0.01
+
+
+def test_norms_of_the_residual_stream_stay() -> None:
+    """Of a post-norm decoder only the constants of keys and values go."""
+    plain = tensors(POST_NORM)
+    changed = equalise(POST_NORM, plain)
+    assert {name for name in plain if not torch.equal(plain[name], changed[name])} == {
+        f"h.{layer}.attn.{linear}.bias" for layer in range(3) for linear in ("c_attn", "c_proj")
+    }
+    expected = logits(plain, "float32", POST_NORM)
+    assert rise(expected, logits(changed, "float32", POST_NORM)) < 1e-6
+    assert rise(expected, logits(plain, "int8", POST_NORM)) < 0.01
+
+
+def test_which_norm_is_read_by_which_matrix() -> None:
+    shallow = replace(CONFIG, num_layers=2)
+    post = replace(shallow, norm_placement="post")
+    assert not list(norms(post))
+    assert list(norms_before(shallow)) == list(norms(shallow))
+    assert list(norms_before(post)) == [
+        ("h.0.ln_1", "h.0.mlp.c_fc.weight"),
+        ("h.0.ln_2", "h.1.attn.c_attn.weight"),
+        ("h.1.ln_1", "h.1.mlp.c_fc.weight"),
+    ]
+    untied = replace(post, is_head_tied=False)
+    assert list(norms_before(untied))[3:] == [("h.1.ln_2", "lm_head.weight")]
 
 
 def test_factors_follow_the_outliers() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from engine.networks import DTYPES, CacheShape, Weights, build_network
 from model.attention import Span
-from model.config import GPTConfig
+from model.config import NORM_PLACEMENTS, GPTConfig
 from model.decoder import parameter_shapes
 from model.kernels import native
 from model.kernels.decoder import unsupported
@@ -22,14 +24,15 @@ CLOSENESS = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 4e-2, "int4": 4e-2}
 to either side of a step."""
 
 
-@pytest.fixture(scope="module")
-def weights() -> Weights:
+@pytest.fixture(scope="module", params=NORM_PLACEMENTS)
+def weights(request: pytest.FixtureRequest) -> Weights:
+    config = replace(CONFIG, norm_placement=request.param)
     torch.manual_seed(0)
     tensors = {
         name: torch.randn(shape) * 0.1 + ("ln_" in name and name.endswith("weight"))
-        for name, shape in parameter_shapes(CONFIG).items()
+        for name, shape in parameter_shapes(config).items()
     }
-    return Weights(CONFIG, tensors, {})
+    return Weights(config, tensors, {})
 
 
 def network(weights: Weights, dtype: str, path: str) -> Network:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.config import GPTConfig
+from model.config import NORM_PLACEMENTS, GPTConfig, NormPlacement
 from model.decoder import parameter_shapes
 from model.equalise import equalise
 from model.quantised import Int4Matrix, Int8Matrix
@@ -23,10 +23,13 @@ def tensors(config: GPTConfig, dtype: torch.dtype = torch.bfloat16) -> dict[str,
     }
 
 
+@pytest.mark.parametrize("placement", NORM_PLACEMENTS)
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize(("method", "kind"), [("int8", Int8Matrix), ("int4", Int4Matrix)])
-def test_matrices_and_the_rest(method: str, kind: type, is_tied: bool) -> None:
-    config = replace(CONFIG, is_head_tied=is_tied)
+def test_matrices_and_the_rest(
+    method: str, kind: type, is_tied: bool, placement: NormPlacement
+) -> None:
+    config = replace(CONFIG, is_head_tied=is_tied, norm_placement=placement)
     given = tensors(config)
     plain, matrices = quantise_tensors(config, given, method)
     names = {name for name in given if ".c_" in name and name.endswith(".weight")}
@@ -91,3 +94,14 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         quantise_tensors(CONFIG, tensors(CONFIG), "int3")
     with pytest.raises(ValueError, match="got 80; int4 needs num_inner"):
         quantise_tensors(narrow, tensors(narrow), "int4")
+
+
+def test_int4_weighs_the_inputs_of_a_post_norm_decoder_by_the_norm_they_come_from() -> None:
+    """An input that the norm of the layer before lets grow is met better than the others."""
+    config = replace(CONFIG, norm_placement="post")
+    given = tensors(config, torch.float32)
+    given["h.0.ln_2.weight"][9] = 100
+    name = "h.1.attn.c_attn.weight"
+    _, matrices = quantise_tensors(config, given, "int4")
+    errors = (matrices[name].dequantise() - given[name]).square().mean(0)  # (M, K) -> (K)
+    assert errors[9] < 0.1 * errors[torch.arange(64) != 9].mean()

@@ -27,7 +27,7 @@ def config(**values: Any) -> PretrainConfig:
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, got 'sgd'"),
         ({"dtype": "float16"}, "dtype must be one of bfloat16, float32, got 'float16'"),
         ({"device": "tpu"}, "device must be one of cpu, cuda, got 'tpu'"),
-        ({"size": "gpt3"}, "size must be one of distilgpt2, gpt2, gpt2-medium, gpt2-large, "
+        ({"size": "gpt3"}, "size must be one of gpt, distilgpt2, gpt2, gpt2-medium, gpt2-large, "
                            "gpt2-xl, got 'gpt3'"),
         ({"num_epochs": 1.0}, "exactly one of num_steps, num_epochs, max_minutes must be given, "
                               "got 2"),
@@ -59,6 +59,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def test_a_preset_gives_the_shape_and_the_text_the_rest() -> None:
+    assert config(size="gpt").decoder(300, 299).is_post_norm
     decoder = config(size="gpt2-medium", window_len=512).decoder(300, 299)
     assert (decoder.num_layers, decoder.num_channels, decoder.num_heads) == (24, 1024, 16)
     assert (decoder.vocab_size, decoder.num_positions, decoder.num_inner) == (300, 512, 4096)
