@@ -1,5 +1,7 @@
 """Tokenizer: text <-> ids by GPT-2's byte-level BPE (GPT-2 paper, section 2.2). Torch-free.
 
+A vocabulary of the first GPT is served by model/gpt_tokenizer.py behind the same methods.
+
 tiktoken merges whatever adjacent parts concatenate to a token, by the lowest rank; a checkpoint
 lists pairs, in order. ``_live_ranks`` finds the merges that can ever happen; with the rank of
 those, and only those, the two rules give the same ids (see there).
@@ -8,13 +10,14 @@ those, and only those, the two rules give the same ids (see there).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import tiktoken
 
+from model.gpt_tokenizer import word_bytes, word_encoder, word_problems
 from model.vocabulary import (
     VOCABULARY_FILES,
     AddedToken,
@@ -44,7 +47,8 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Raises TokenizerError naming everything that cannot be served."""
-        bytes_by_token = {token: _token_bytes(token) for token in vocabulary.ids}
+        bytes_of = word_bytes if vocabulary.is_of_words else _token_bytes
+        bytes_by_token = {token: bytes_of(token) for token in vocabulary.ids}
         problems = vocabulary.problems + _id_problems(vocabulary, bytes_by_token)
         if problems:
             raise TokenizerError(problems)
@@ -52,13 +56,17 @@ class Tokenizer:
         added = vocabulary.added.values()
         self._bytes_by_id |= {token.id: token.content.encode() for token in added}
         self._added_ids = {token.content: token.id for token in added}
+        self.is_of_words = vocabulary.is_of_words
+        """Whether it is the first GPT's: then text comes back lower-cased and spaced out."""
         self._added_patterns = _added_patterns(added)
         self.special_tokens: Mapping[str, int] = {t.content: t.id for t in added if t.is_special}
         self.vocab_size = max(self._bytes_by_id, default=-1) + 1
         """The highest id, added tokens included, and one."""
-        ids_by_bytes = {value: vocabulary.ids[t] for t, value in bytes_by_token.items()}
-        ranks = _live_ranks(_merges_as_bytes(vocabulary.merges, bytes_by_token))
-        self._encoding, self._ids_by_rank = _encoding(ids_by_bytes, ranks)
+        self._encode_plain = (
+            word_encoder(vocabulary.ids, vocabulary.merges)
+            if vocabulary.is_of_words
+            else _byte_encoder(vocabulary, bytes_by_token)
+        )
 
     @classmethod
     def from_directory(cls, path: Path) -> Tokenizer:
@@ -111,11 +119,20 @@ class Tokenizer:
             if piece:
                 yield piece, self._added_ids[piece] if index % 2 else None
 
-    def _encode_plain(self, text: str) -> list[int]:
-        ranks = [rank for run in _runs(text) for rank in self._encoding.encode_ordinary(run)]
-        if self._ids_by_rank is None:
-            return ranks
-        return [self._ids_by_rank[rank] for rank in ranks]
+
+def _byte_encoder(
+    vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]
+) -> Callable[[str], list[int]]:
+    """Text -> ids, added tokens apart. Raises TokenizerError."""
+    ids_by_bytes = {value: vocabulary.ids[token] for token, value in bytes_by_token.items()}
+    ranks = _live_ranks(_merges_as_bytes(vocabulary.merges, bytes_by_token))
+    encoding, ids_by_rank = _encoding(ids_by_bytes, ranks)
+
+    def encode(text: str) -> list[int]:
+        found = [rank for run in _runs(text) for rank in encoding.encode_ordinary(run)]
+        return found if ids_by_rank is None else [ids_by_rank[rank] for rank in found]
+
+    return encode
 
 
 def _runs(text: str) -> Iterator[str]:
@@ -178,8 +195,10 @@ def _id_problems(vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]) ->
     for token, value in bytes_by_token.items():
         if owners.setdefault(value, token) != token:
             problems.append(f"bytes {value!r} have two tokens, {owners[value]!r} and {token!r}")
+    if not problems and vocabulary.is_of_words:
+        problems += word_problems(vocabulary.ids)
     missing = sum(bytes([b]) not in owners for b in range(256))
-    if vocabulary.ids and missing:
+    if vocabulary.ids and missing and not vocabulary.is_of_words:
         problems.append(f"the vocabulary lacks {missing} of the 256 single bytes")
     problems += _merge_problems(vocabulary)
     return _shortened(problems)

@@ -2,7 +2,9 @@
 
 Three layouts carry the same thing, GPT-2's byte-level BPE: ``tokenizer.json`` (what the current
 transformers writes alone), ``encoder.json`` + ``vocab.bpe`` (OpenAI), ``vocab.json`` +
-``merges.txt`` (older transformers). Anything that would tokenize differently is a problem, named.
+``merges.txt`` (older transformers). The first GPT's words (model/gpt_tokenizer.py) come in the
+same ones, OpenAI's as ``encoder_bpe_40000.json`` + ``vocab_40000.bpe``. Anything that would
+tokenize differently is a problem, named.
 """
 
 from __future__ import annotations
@@ -14,7 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-_PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+from model.gpt_tokenizer import (
+    END_OF_WORD,
+    TOKENIZER_CLASSES,
+    UNKNOWN,
+    is_of_words,
+    pipeline_problems,
+)
+
+_PAIRS = (
+    ("encoder.json", "vocab.bpe"),
+    ("vocab.json", "merges.txt"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
 _EXTRAS = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 VOCABULARY_FILES: tuple[str, ...] = (
@@ -32,11 +46,14 @@ _TOKENIZER_CLASSES = (
     "GPT2TokenizerFast",
     "PreTrainedTokenizerFast",
     "TokenizersBackend",
+    *TOKENIZER_CLASSES,
 )
 _SPECIAL_FIELDS = tuple(
     f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
 _ID = re.compile("[0-9]{1,9}")
+_WORD_OPTIONS = ("add_prefix_space", "add_bos_token", "add_eos_token")
+_OPTIONS = (*_WORD_OPTIONS, "do_lower_case")  # words are lower-cased in any case
 _SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -67,10 +84,12 @@ class Vocabulary:
     """What the files say, unverified: see ``problems`` before using it."""
 
     ids: dict[str, int] = field(default_factory=dict)
-    """Byte-level token, written in GPT-2's printable alphabet -> id."""
+    """Token -> id; a byte-level one is written in GPT-2's printable alphabet."""
     merges: list[tuple[str, str]] = field(default_factory=list)
     added: dict[str, AddedToken] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    is_of_words: bool = False
+    """Whether it is the first GPT's and not byte-level."""
 
     def add(self, content: object, id_: object, *, special: bool, normalized: bool) -> None:
         """Note an added token; a contradiction is a problem."""
@@ -112,9 +131,11 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     else:
         _read_pair(_find_pair(directory), directory, vocabulary)
         vocabulary.problems += _class_problems(extras["tokenizer_config.json"])
-        if "<|endoftext|>" in vocabulary.ids:  # special by default, as in transformers
-            _add_special("<|endoftext|>", vocabulary)
-    vocabulary.problems += _option_problems(extras["tokenizer_config.json"])
+        default = UNKNOWN if vocabulary.is_of_words else "<|endoftext|>"
+        if default in vocabulary.ids:  # special by default, as in transformers
+            _add_special(default, vocabulary)
+    options = _WORD_OPTIONS if vocabulary.is_of_words else _OPTIONS
+    vocabulary.problems += _option_problems(extras["tokenizer_config.json"], options)
     _read_extras(extras, vocabulary)
     return vocabulary
 
@@ -153,6 +174,7 @@ def _read_pair(pair: tuple[str, str], directory: Path, vocabulary: Vocabulary) -
         vocabulary.problems.append(f"{pair[0]} and {pair[1]} go together, {missing[0]} is missing")
         return
     vocabulary.ids = _load(directory / pair[0], vocabulary.problems)
+    vocabulary.is_of_words = is_of_words(vocabulary.ids)
     try:
         lines = (directory / pair[1]).read_text("utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -177,8 +199,13 @@ def _read_tokenizer_json(values: Mapping[str, Any], vocabulary: Vocabulary) -> N
     if not isinstance(model, dict):
         vocabulary.problems.append("tokenizer.json has no model")
         return
-    vocabulary.problems += _model_problems(model)
-    vocabulary.problems += _pipeline_problems(values)
+    has_words = is_of_words(model["vocab"]) if isinstance(model.get("vocab"), dict) else False
+    vocabulary.is_of_words = has_words and model.get("end_of_word_suffix") == END_OF_WORD
+    if vocabulary.is_of_words:
+        vocabulary.problems += pipeline_problems(values)
+    else:
+        vocabulary.problems += _model_problems(model) + _pipeline_problems(values)
+    vocabulary.problems += _post_processor_problems(values)
     if model.get("type", "BPE") != "BPE":
         return
     ids, merges, added = model.get("vocab"), model.get("merges"), values.get("added_tokens") or []
@@ -238,7 +265,11 @@ def _pipeline_problems(values: Mapping[str, Any]) -> list[str]:
         for step in _steps(values.get("decoder"), "decoders")
         if step.get("type") != "ByteLevel"
     ]
-    return problems + [
+    return problems
+
+
+def _post_processor_problems(values: Mapping[str, Any]) -> list[str]:
+    return [
         f"post-processor {step.get('type')} adds tokens, which is not supported"
         for step in _steps(values.get("post_processor"), "processors")
         if step.get("type") != "ByteLevel" and not _is_plain_template(step)
@@ -302,10 +333,10 @@ def _class_problems(config: Mapping[str, Any]) -> list[str]:
     return [] if name in _TOKENIZER_CLASSES else [f"tokenizer class {name} is not supported"]
 
 
-def _option_problems(config: Mapping[str, Any]) -> list[str]:
+def _option_problems(config: Mapping[str, Any], options: Iterable[str]) -> list[str]:
     return [
         f"tokenizer_config.json: {name}=true is not supported"
-        for name in ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case")
+        for name in options
         if config.get(name)
     ]
 

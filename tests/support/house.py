@@ -55,7 +55,8 @@ TORCH_FREE = (
     *(f"engine/device/{name}.py" for name in ("__init__", "fault", "launch", "memory")),
     *(f"engine/device/{name}.py" for name in ("run_ahead", "scheduler")),
     *(f"engine/{name}.py" for name in ("client", "child", "stream", "supervision", "transport")),
-    *(f"model/{name}.py" for name in ("config", "tasks", "tokenizer", "vocabulary", "philox")),
+    *(f"model/{name}.py" for name in ("config", "tasks", "vocabulary", "philox")),
+    *(f"model/{name}.py" for name in ("tokenizer", "gpt_tokenizer")),
     "server/*",
 )
 """What the API process is made of, and what must be testable in milliseconds."""
