@@ -27,6 +27,7 @@ from weights.formats.foreign import NO_HINTS, ForeignCheckpoint, Hints
 from weights.formats.hf_files import unread_problems
 from weights.formats.hf_gpt2 import read_hf_gpt2
 from weights.formats.known import read_foreign
+from weights.formats.openai_gpt import is_openai_gpt
 from weights.formats.tf_gpt2 import is_tf_gpt2
 from weights.integrity import CHECKSUMS, checksums, damages
 from weights.quantised import (
@@ -97,7 +98,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open our own directory, or a Hugging Face GPT-2 one, whose matrices are copied.
+    """Open our own directory, or a Hugging Face GPT-2 or GPT one, whose matrices are copied.
 
     Names, shapes and dtypes are verified; and the checksums of our own directory, or that every
     value of another is a number. Raises CheckpointError listing every problem. No pickle is opened.
@@ -110,6 +111,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if is_tf_gpt2(path):
             raise CheckpointError(
                 ["this is OpenAI's TensorFlow layout, which `gpt2-server convert` reads"]
+            )
+        if is_openai_gpt(path):
+            raise CheckpointError(
+                ["this is OpenAI's layout of the first GPT, which `gpt2-server convert` reads"]
             )
         if not (path / "config.json").exists():
             raise CheckpointError(["config.json is missing", *unread_problems(path)])

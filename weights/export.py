@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from model.config import GPTConfig
+from model.gpt_tokenizer import UNKNOWN
 from model.tokenizer import VOCABULARY_FILES, Tokenizer
 from weights.checkpoint import Checkpoint, open_checkpoint, open_plain_checkpoint
 from weights.directory import (
@@ -19,7 +20,7 @@ from weights.directory import (
     write_bytes,
     write_object,
 )
-from weights.formats.hf_config import config_to_hf
+from weights.formats.hf_config import config_to_hf, unwritable
 from weights.formats.hf_gpt2 import tensors_to_hf
 from weights.stored import CheckpointError
 from weights.vocabulary import END_OF_TEXT, fit_problems, read_tokenizer, vocabulary_files
@@ -27,9 +28,10 @@ from weights.writing import Progress, write_safetensors
 
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_OPENAI_PAIR: Mapping[str, str] = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
-"""OpenAI's names -> those of transformers; the contents are the same."""
-_PAIRS = (*_OPENAI_PAIR, *_OPENAI_PAIR.values())
+_HF_PAIR = ("vocab.json", "merges.txt")
+_OPENAI_PAIRS = (("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+"""OpenAI's names for the same contents: GPT-2's, and GPT's."""
+_PAIRS = (*_HF_PAIR, *(name for pair in _OPENAI_PAIRS for name in pair))
 
 
 def export(
@@ -37,7 +39,8 @@ def export(
 ) -> Checkpoint:
     """Write ``source``, which can be served, to ``dest``, which must not exist, and open it there.
 
-    ``GPT2LMHeadModel.from_pretrained`` and ``AutoTokenizer.from_pretrained`` open the result.
+    ``GPT2LMHeadModel.from_pretrained``, or ``OpenAIGPTLMHeadModel.from_pretrained`` of a
+    post-norm decoder, and ``AutoTokenizer.from_pretrained`` open the result.
     Tensors are the same bit for bit, and converting it again gives ``source``. ``progress`` is
     told (done_bytes, total_bytes). Raises CheckpointError listing every problem; then nothing is
     left behind.
@@ -47,7 +50,7 @@ def export(
     problems += source_problems
     if problems or checkpoint is None:
         raise CheckpointError(problems)
-    tensors = tensors_to_hf(checkpoint.tensors)
+    tensors = tensors_to_hf(checkpoint.config, checkpoint.tensors)
     told = Progress(progress, 2 * sum(tensor.nbytes for tensor in tensors.values()))
     with named_problems(dest), new_directory(dest) as temporary:
         write_safetensors(temporary / "model.safetensors", tensors, told)
@@ -71,6 +74,7 @@ def _open(source: Path) -> tuple[Checkpoint | None, Tokenizer | None, list[str]]
         problems += error.problems
     if checkpoint is not None:
         problems += fit_problems(tokenizer, checkpoint.config)
+        problems += unwritable(checkpoint.config)
     return checkpoint, tokenizer, problems
 
 
@@ -97,16 +101,26 @@ def _used_files(source: Path) -> dict[str, Path]:
     extras = {name: file for name, file in files.items() if name in _EXTRAS}
     if _TOKENIZER in files:
         return {_TOKENIZER: files[_TOKENIZER], **extras}
-    if _OPENAI_PAIR.keys() <= files.keys():
-        return {theirs: files[ours] for ours, theirs in _OPENAI_PAIR.items()} | extras
-    return {name: files[name] for name in _OPENAI_PAIR.values()} | extras
+    # In the order in which the tokenizer takes them.
+    pairs = (_OPENAI_PAIRS[0], _HF_PAIR, *_OPENAI_PAIRS[1:])
+    pair = next(pair for pair in pairs if files.keys() >= {*pair})
+    return dict(zip(_HF_PAIR, (files[name] for name in pair), strict=True)) | extras
 
 
 _EXTRAS = frozenset(VOCABULARY_FILES) - {_TOKENIZER, *_PAIRS}
 
 
 def _tokenizer_config(tokenizer: Tokenizer, config: GPTConfig) -> dict[str, Any]:
-    """Without it, GPT2Tokenizer adds an end of text to a vocabulary that has none."""
+    """Without it, GPT2Tokenizer adds an end of text to a vocabulary that has none.
+
+    transformers tells the tokenizer by the class that is named here.
+    """
+    if tokenizer.is_of_words:
+        return {
+            "tokenizer_class": "OpenAIGPTTokenizer",
+            "unk_token": UNKNOWN,
+            "model_max_length": config.num_positions,
+        }
     special = tokenizer.special_tokens
     end = next((token for token, id_ in special.items() if id_ in config.eos_token_ids[:1]), None)
     default = END_OF_TEXT if END_OF_TEXT in special else None

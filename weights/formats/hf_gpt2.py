@@ -1,6 +1,7 @@
-"""GPT-2 as Hugging Face transformers writes it: config.json and weights, whole or sharded.
+"""GPT-2 and GPT as Hugging Face transformers writes them: config.json and weights.
 
 Conv1D matrices lie (in, out) there, and (out, in) here. Names may begin with ``transformer.``.
+GPT's embeddings are called otherwise than GPT-2's.
 """
 
 from __future__ import annotations
@@ -14,12 +15,26 @@ from model.config import GPTConfig
 from weights.formats.foreign import ForeignCheckpoint
 from weights.formats.hf_config import read_config
 from weights.formats.hf_files import open_weights
-from weights.formats.naming import HEAD, MATRICES, named_problems, our_names, settle_head
+from weights.formats.naming import (
+    EMBEDDING,
+    HEAD,
+    MATRICES,
+    POSITIONS,
+    named_problems,
+    our_names,
+    settle_head,
+)
 from weights.stored import CheckpointError, TensorSource, expected_shapes
 
 FORMAT = "hf_gpt2"
+GPT_FORMAT = "hf_openai_gpt"
 
 _PREFIX = "transformer."
+_GPT_NAMES: Mapping[str, str] = {
+    EMBEDDING: "tokens_embed.weight",
+    POSITIONS: "positions_embed.weight",
+}
+_FROM_GPT: Mapping[str, str] = {theirs: ours for ours, theirs in _GPT_NAMES.items()}
 
 
 def read_hf_gpt2(path: Path, *, with_pickles: bool = False) -> ForeignCheckpoint:
@@ -29,9 +44,10 @@ def read_hf_gpt2(path: Path, *, with_pickles: bool = False) -> ForeignCheckpoint
     Raises CheckpointError listing every problem of the configuration and the tensors.
     """
     config, problems = read_config(path)
+    is_gpt = config is not None and config.is_post_norm
     try:
         files, stored, file_problems = open_weights(path, with_pickles)
-        names, name_problems = our_names(stored, _without_prefix)
+        names, name_problems = our_names(stored, _gpt_name if is_gpt else _gpt2_name)
         problems += file_problems + name_problems
     except CheckpointError as error:
         raise CheckpointError(problems + error.problems) from error
@@ -44,19 +60,30 @@ def read_hf_gpt2(path: Path, *, with_pickles: bool = False) -> ForeignCheckpoint
     if problems:
         raise CheckpointError(problems)
     tensors = {ours: _transposed(ours, stored.load(names[ours])).contiguous() for ours in names}
-    return ForeignCheckpoint(FORMAT, config, tensors, path, files)
+    return ForeignCheckpoint(GPT_FORMAT if is_gpt else FORMAT, config, tensors, path, files)
 
 
-def tensors_to_hf(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our tensors as ``GPT2LMHeadModel`` calls and turns them; views, nothing is copied."""
+def tensors_to_hf(
+    config: GPTConfig, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Our tensors as ``GPT2LMHeadModel``, or ``OpenAIGPTLMHeadModel``, calls and turns them.
+
+    They are views: nothing is copied.
+    """
+    renamed = _GPT_NAMES if config.is_post_norm else {}
     return {
-        name if name == HEAD else _PREFIX + name: _transposed(name, tensor)
+        name if name == HEAD else _PREFIX + renamed.get(name, name): _transposed(name, tensor)
         for name, tensor in tensors.items()
     }
 
 
-def _without_prefix(name: str) -> str:
+def _gpt2_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
+
+
+def _gpt_name(name: str) -> str:
+    bare = name.removeprefix(_PREFIX)
+    return _FROM_GPT.get(bare, bare)
 
 
 def _tensor_problems(

@@ -19,7 +19,8 @@ POSITIONS = "wpe.weight"
 MATRICES = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 """What some layouts keep as (in, out)."""
 
-_CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+# Causal masks, and GPT's numbers from 0 to 511.
+_BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|position_ids")
 _TASK_HEADS = re.compile(r"(score|classifier|multiple_choice_head|qa_outputs)\..*")
 
 
@@ -34,7 +35,7 @@ def our_names(
     problems = []
     for theirs in stored.owners:
         ours = strip(theirs)
-        if _CAUSAL_MASKS.fullmatch(ours):
+        if _BUFFERS.fullmatch(ours):
             continue
         if _TASK_HEADS.fullmatch(ours):
             problems.append(f"tensor {theirs} is a task head, which is not supported")
