@@ -1,0 +1,174 @@
+"""Classifications beside running streams: how much later does a stream's next token come?
+
+``python -m bench.mixed --task NAME [--task NAME] [--url URL]`` against a running server. In each
+round 16 streams run; once all of them do, the time between their tokens is taken for a while, then
+64 classifications are sent at once, and it is taken until the last of them is answered. Prints
+the 99th percentiles, their ratio, and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.client import Address, Outcome, answer_parts, complete, get_json, request_bytes
+
+PROMPT_LEN = 32
+WORDS = ("the", "old", "man", "and", "sea", "was", "dark", "by", "night", "when", "nobody", "came")
+FIELDS_OF_FORM = {
+    "classification": ("text",),
+    "entailment": ("premise", "hypothesis"),
+    "similarity": ("text_a", "text_b"),
+    "multiple_choice": ("context", "choices"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MixedOptions:
+    """What to send. A stream has ``num_tokens``, a text to classify ``num_words``."""
+
+    url: str
+    tasks: tuple[str, ...]
+    num_streams: int = 16
+    num_requests: int = 64
+    num_tokens: int = 700
+    num_words: int = 24
+    quiet_s: float = 1.0
+    rounds: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round, in milliseconds. ``answered_ms`` is the time until the last answer."""
+
+    quiet_p99_ms: float
+    mixed_p99_ms: float
+    answered_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """How much longer the streams waited."""
+        return self.mixed_p99_ms / self.quiet_p99_ms
+
+
+def gaps(outcomes: Sequence[Outcome], start_s: float, end_s: float) -> list[float]:
+    """Seconds between two tokens of one stream, of which the later came in the window."""
+    return [
+        later - earlier
+        for outcome in outcomes
+        for earlier, later in zip(outcome.event_s, outcome.event_s[1:], strict=False)
+        if start_s <= later < end_s
+    ]
+
+
+def p99_ms(values: Sequence[float]) -> float:
+    """The 99th percentile. Raises ValueError for fewer than two."""
+    if len(values) < 2:
+        raise ValueError(f"needs at least 2 gaps, got {len(values)}: the streams were too short")
+    return 1e3 * statistics.quantiles(values, n=100, method="inclusive")[98]
+
+
+def inputs(form: str, draw: random.Random, num_words: int) -> dict[str, Any]:
+    """A random input of a task's form."""
+
+    def text() -> str:
+        return " ".join(draw.choices(WORDS, k=num_words))
+
+    return {
+        name: [text(), text()] if name == "choices" else text() for name in FIELDS_OF_FORM[form]
+    }
+
+
+async def classify(address: Address, task: str, given: dict[str, Any]) -> None:
+    """One classification. Raises HttpError, OSError."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        body = {"model": task, "input": given}
+        writer.write(request_bytes(address, "POST", "/v1/classify", body, None))
+        json.loads(b"".join([part async for part in await answer_parts(reader)]))
+    finally:
+        writer.close()
+
+
+async def one_round(
+    options: MixedOptions, address: Address, forms: dict[str, str], seed: int
+) -> Round:
+    """Streams alone, then with classifications beside them."""
+    draw = random.Random(seed)
+    streams = [
+        asyncio.create_task(
+            complete(
+                address,
+                {
+                    "prompt": [draw.randrange(500) for _ in range(PROMPT_LEN)],
+                    "max_tokens": options.num_tokens,
+                    "temperature": 0,
+                    "ignore_eos": True,
+                    "stream": True,
+                },
+                timeout_s=300,
+            )
+        )
+        for _ in range(options.num_streams)
+    ]
+    await asyncio.sleep(options.quiet_s)
+    quiet_s = time.perf_counter()
+    await asyncio.sleep(options.quiet_s)
+    sent_s = time.perf_counter()
+    names = [options.tasks[i % len(options.tasks)] for i in range(options.num_requests)]
+    await asyncio.gather(
+        *(classify(address, one, inputs(forms[one], draw, options.num_words)) for one in names)
+    )
+    answered_s = time.perf_counter()
+    outcomes = await asyncio.gather(*streams)
+    if failed := [outcome.error for outcome in outcomes if outcome.error]:
+        raise SystemExit(f"a stream failed: {failed[0]}")
+    return Round(
+        p99_ms(gaps(outcomes, quiet_s, sent_s)),
+        p99_ms(gaps(outcomes, sent_s, answered_s)),
+        1e3 * (answered_s - sent_s),
+    )
+
+
+async def run(options: MixedOptions) -> list[Round]:
+    """All rounds, after one that is not counted."""
+    address = Address.of(options.url)
+    models = (await get_json(address, "/v1/models"))["data"]
+    forms = {one["id"]: one["task"]["form"] for one in models if "task" in one}
+    if missing := [name for name in options.tasks if name not in forms]:
+        raise SystemExit(f"not a task that is served: {', '.join(missing)}")
+    found = [await one_round(options, address, forms, seed) for seed in range(options.rounds + 1)]
+    return found[1:]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--task", dest="tasks", action="append", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num-tokens", type=int, default=700)
+    given = parser.parse_args()
+    options = MixedOptions(
+        given.url, tuple(given.tasks), rounds=given.rounds, num_tokens=given.num_tokens
+    )
+    rounds = asyncio.run(run(options))
+    for one in rounds:
+        print(
+            f"p99 between tokens {one.quiet_p99_ms:.2f} -> {one.mixed_p99_ms:.2f} ms, "
+            f"{one.ratio:.2f} times; {options.num_requests} answers in {one.answered_ms:.0f} ms"
+        )
+    ratio = statistics.median(one.ratio for one in rounds)
+    print(f"median ratio {ratio:.2f}")
+    print(json.dumps({**asdict(options), "ratio": ratio, "rounds": [asdict(r) for r in rounds]}))
+
+
+if __name__ == "__main__":
+    main()
