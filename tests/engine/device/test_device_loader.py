@@ -167,3 +167,21 @@ def test_a_core_is_built_and_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers(core, asked) == answers(make_core(), asked)
     cpu_info = build_core(CONFIG, random_weights(), config, "hash", "source")[1]
     assert info.fingerprint != cpu_info.fingerprint
+
+
+def test_a_post_norm_core_draws_what_the_network_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "CudaStream", EagerStream)
+    monkeypatch.setattr(loader, "rehearsed_room", lambda *_: Room(10**9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    config = replace(CONFIG, norm_placement="post")
+    weights = {name: t for name, t in random_weights().items() if not name.startswith("ln_f")}
+    asked = Request(0, tuple(range(40)), SamplingParams(max_tokens=5, temperature=0.0))
+    options = EngineConfig("", dtype="float32", num_slots=3)
+    core, info = build_device_core(config, weights, options, "hash", "source")
+    assert info.kernels == "torch"
+    ids, gpt = list(asked.prompt_ids), gpt_with(config, weights)
+    for _ in range(5):
+        with torch.inference_mode():
+            hidden = gpt(torch.tensor(ids), torch.arange(len(ids)), PlainAttend(config))
+            ids.append(int(gpt.logits(hidden)[-1].argmax()))
+    assert answers(core, [asked])[0][0] == tuple(ids[40:])
