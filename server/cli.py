@@ -12,6 +12,7 @@ COMMANDS = {
     "export": "Write a checkpoint for Hugging Face transformers.",
     "generate": "Continue prompts without a server.",
     "pretrain": "Train a small decoder from scratch.",
+    "finetune": "Teach a decoder a task, from labelled texts.",
     "evaluate": "Perplexity, LAMBADA, multiple choice, beside the paper's figures.",
     "bench": "Measure the engine, the peers beside it, or a server.",
 }

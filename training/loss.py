@@ -42,14 +42,19 @@ def _log_probs(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The gradients are made in the forward pass, while a chunk's probabilities are at hand."""
+    """The gradients are made in the forward pass, while a chunk's probabilities are at hand.
+
+    None is made for a weight that is not trained: a third of the work.
+    """
 
     @staticmethod
     def forward(
         ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype
     ) -> Tensor:
         narrow_weight = weight.to(dtype)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        grad_hidden = torch.empty_like(hidden)
+        is_trained = ctx.needs_input_grad[1]  # type: ignore[attr-defined]
+        grad_weight = torch.zeros_like(weight) if is_trained else None
         total = torch.zeros((), device=hidden.device)
         for rows in _chunks(len(targets)):
             chunk, chosen = hidden[rows].to(dtype), targets[rows, None]  # (N, C), (N, 1)
@@ -59,12 +64,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, chosen, grad.new_full(chosen.shape, -1.0))
             grad = grad.to(dtype)
             grad_hidden[rows] = grad @ narrow_weight  # (N, V) x (V, C)
-            grad_weight += grad.T @ chunk  # (V, N) x (N, C)
-        ctx.save_for_backward(grad_hidden / len(targets), grad_weight / len(targets))
+            if grad_weight is not None:
+                grad_weight += grad.T @ chunk  # (V, N) x (N, C)
+        grads = (grad_hidden,) if grad_weight is None else (grad_hidden, grad_weight)
+        ctx.save_for_backward(*(grad / len(targets) for grad in grads))
         return total / len(targets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * grad_hidden, grad * grad_weight, None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        grad_hidden, *grad_weight = (grad * x for x in ctx.saved_tensors)  # type: ignore[attr-defined]
+        return grad_hidden, grad_weight[0] if grad_weight else None, None, None

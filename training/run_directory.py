@@ -6,6 +6,7 @@ train.bin           the training text as ids
 state.pt            parameters, optimiser and step, replaced whole at every interval
 curve.csv, .png     the loss
 checkpoint/         what `serve` takes, replaced at every interval
+task/               of fine-tuning instead, at the end: what `serve --task` takes
 report.json         the result
 """
 
@@ -51,6 +52,11 @@ class RunDirectory:
         """The decoder as it was at the last interval."""
         return self.path / "checkpoint"
 
+    @property
+    def task(self) -> Path:
+        """The task that was fine-tuned."""
+        return self.path / "task"
+
     def recorded(self) -> dict[str, Any] | None:
         """What run.json says, None where a run can begin. Raises TrainingError where none can."""
         file = self.path / "run.json"
@@ -94,14 +100,22 @@ class RunDirectory:
 
     def replace_checkpoint(self, save: Callable[[Path], object]) -> None:
         """Let ``save`` write a new checkpoint beside the old one, and put it in its place."""
-        fresh, old = self.path / "checkpoint.new", self.path / "checkpoint.old"
-        for leftover in (fresh, old, *self.path.glob(".checkpoint.new.*")):
-            _remove(leftover)
-        save(fresh)
-        if self.checkpoint.exists():
-            self.checkpoint.rename(old)
-        fresh.rename(self.checkpoint)
-        _remove(old)
+        _replace_directory(self.checkpoint, save)
+
+    def replace_task(self, save: Callable[[Path], object]) -> None:
+        """The same with the task."""
+        _replace_directory(self.task, save)
+
+
+def _replace_directory(path: Path, save: Callable[[Path], object]) -> None:
+    fresh, old = (path.with_name(f"{path.name}.{state}") for state in ("new", "old"))
+    for leftover in (fresh, old, *path.parent.glob(f".{fresh.name}.*")):
+        _remove(leftover)
+    save(fresh)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    _remove(old)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

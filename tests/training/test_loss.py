@@ -48,3 +48,12 @@ def test_without_gradients_the_value_is_the_same() -> None:
         found = next_token_loss(hidden, weight, targets, torch.float32)
     assert not found.requires_grad
     torch.testing.assert_close(found, expected.detach())
+
+
+def test_a_frozen_weight_gets_no_gradient_and_changes_nothing() -> None:
+    hidden, weight, targets = inputs(9)
+    wanted = torch.autograd.grad(F.cross_entropy(hidden @ weight.T, targets), hidden)
+    frozen = weight.detach()
+    found = next_token_loss(hidden, frozen, targets, torch.float32)
+    torch.testing.assert_close(torch.autograd.grad(found, hidden), wanted)
+    assert frozen.grad is None
