@@ -116,7 +116,7 @@ def test_everything_wrong_is_told_before_a_large_file_is_asked_for(
     assert problems(bring) == [
         "owner/name: there is neither model.safetensors nor pytorch_model.bin, whole or in shards,"
         " only tf_model.h5",
-        "owner/name: model_type 'llama' is not supported, only gpt2 is",
+        "owner/name: model_type 'llama' is not supported, only gpt2 and openai-gpt are",
         "owner/name: architecture LlamaForCausalLM is not supported, "
         "only GPT2LMHeadModel and GPT2Model are",
     ]
@@ -125,7 +125,9 @@ def test_everything_wrong_is_told_before_a_large_file_is_asked_for(
 
 def test_another_architecture_with_weights(bring: Bring, server: FakeHub) -> None:
     server.add(NAME.repo, small_files(model_type="llama"))
-    assert problems(bring) == ["owner/name: model_type 'llama' is not supported, only gpt2 is"]
+    assert problems(bring) == [
+        "owner/name: model_type 'llama' is not supported, only gpt2 and openai-gpt are"
+    ]
     assert server.bodies() == ["config.json"]
 
 
