@@ -91,7 +91,8 @@ def continue_texts(
         for index in range(num_choices):
             own = msgspec.structs.replace(params, max_tokens=max_tokens, choice_index=index)
             items.append((ids, own))
-            sources.append(text)
+            # Words come back lower-cased and spaced out: the prompt too, so that both fit together.
+            sources.append(tokenizer.decode(ids) if tokenizer.is_of_words else text)
     results = engine.generate(items)
     return [
         (text, tokenizer.decode([i for i in result.token_ids if i not in eos_ids]))

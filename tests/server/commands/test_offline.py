@@ -11,6 +11,9 @@ from click.testing import CliRunner
 from server.cli import COMMANDS, main
 from server.commands.pretrain import command as pretrain_command
 from server.settings import bundled_checkpoint
+from tests.support.gpt import random_gpt, write_openai
+from tests.support.vocabularies import words
+from weights.convert import convert
 
 
 def test_every_command_has_help() -> None:
@@ -42,6 +45,20 @@ def test_convert_says_what_it_wrote(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.output
     assert f"{dest}: " in told.output
     assert (dest / "model.safetensors").exists()
+
+
+def test_generate_shows_a_prompt_of_words_as_the_model_reads_it(tmp_path: Path) -> None:
+    """Of the first GPT, whose answers are lower-cased and begin without a space."""
+    num_words = words(tmp_path / "model").get_vocab_size()
+    write_openai(random_gpt(vocab_size=num_words), tmp_path / "model")
+    checkpoint = convert(tmp_path / "model", tmp_path / "ours", num_heads=2).path
+    arguments = ["generate", "--checkpoint", str(checkpoint), "--max-tokens", "3"]
+    told = CliRunner().invoke(main, [*arguments, "The CAT,  naïve"])
+    assert told.exit_code == 0, told.output
+    assert told.output.startswith("the cat , naive ")
+    refused = CliRunner().invoke(main, [*arguments, " "])
+    assert refused.exit_code == 2
+    assert "prompt must have at least 1 token" in refused.output
 
 
 def test_generate_continues_each_prompt_n_times_and_repeatably() -> None:
