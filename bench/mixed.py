@@ -1,7 +1,7 @@
 """Classifications beside running streams: how much later does a stream's next token come?
 
 ``python -m bench.mixed --task NAME [--task NAME] [--url URL]`` against a running server. In each
-round 16 streams run; once all of them do, the time between their tokens is taken for a while, then
+round 16 streams run, one after another; the time between their tokens is taken for a while, then
 64 classifications are sent at once, and it is taken until the last of them is answered. Prints
 the 99th percentiles, their ratio, and a JSON line.
 """
@@ -97,25 +97,33 @@ async def classify(address: Address, task: str, given: dict[str, Any]) -> None:
         writer.close()
 
 
+async def stream_on(
+    options: MixedOptions, address: Address, draw: random.Random, is_over: asyncio.Event
+) -> list[Outcome]:
+    """One stream after another, the last of them to its end. Raises SystemExit if one fails."""
+    outcomes = []
+    while not is_over.is_set():
+        body = {
+            "prompt": [draw.randrange(500) for _ in range(PROMPT_LEN)],
+            "max_tokens": options.num_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        outcomes.append(await complete(address, body, timeout_s=300))
+        if outcomes[-1].error:
+            raise SystemExit(f"a stream failed: {outcomes[-1].error}")
+    return outcomes
+
+
 async def one_round(
     options: MixedOptions, address: Address, forms: dict[str, str], seed: int
 ) -> Round:
     """Streams alone, then with classifications beside them."""
     draw = random.Random(seed)
+    is_over = asyncio.Event()
     streams = [
-        asyncio.create_task(
-            complete(
-                address,
-                {
-                    "prompt": [draw.randrange(500) for _ in range(PROMPT_LEN)],
-                    "max_tokens": options.num_tokens,
-                    "temperature": 0,
-                    "ignore_eos": True,
-                    "stream": True,
-                },
-                timeout_s=300,
-            )
-        )
+        asyncio.create_task(stream_on(options, address, draw, is_over))
         for _ in range(options.num_streams)
     ]
     await asyncio.sleep(options.quiet_s)
@@ -127,9 +135,8 @@ async def one_round(
         *(classify(address, one, inputs(forms[one], draw, options.num_words)) for one in names)
     )
     answered_s = time.perf_counter()
-    outcomes = await asyncio.gather(*streams)
-    if failed := [outcome.error for outcome in outcomes if outcome.error]:
-        raise SystemExit(f"a stream failed: {failed[0]}")
+    is_over.set()
+    outcomes = [outcome for found in await asyncio.gather(*streams) for outcome in found]
     return Round(
         p99_ms(gaps(outcomes, quiet_s, sent_s)),
         p99_ms(gaps(outcomes, sent_s, answered_s)),
