@@ -14,10 +14,11 @@ from engine.request import Request, TokenOutput
 
 
 class TaskSource(msgspec.Struct, frozen=True):
-    """A fine-tuned task and where it lies."""
+    """A fine-tuned task and where it lies; an optional one is left out where none is served."""
 
     name: str
     path: str
+    is_optional: bool = False
 
 
 class TaskInfo(msgspec.Struct, frozen=True):

@@ -86,7 +86,7 @@ def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
     given = (checkpoint.config, checkpoint.tensors, config, checkpoint.weights_hash, source)
     if device_of(config.device) == "cpu":
         return build_core(*given, checkpoint.matrices, tasks)
-    if tasks:
+    if not all(source.is_optional for source in config.tasks):
         raise EngineFailed(["tasks are served on a CPU so far: device must be cpu"])
     return build_device_core(*given, checkpoint.matrices)
 

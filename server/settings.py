@@ -39,6 +39,15 @@ def bundled_checkpoint() -> Path:
     return Path(spec.origin).parent / "bundled"
 
 
+def bundled_tasks() -> tuple[TaskSource, ...]:
+    """The tasks that come with the bundled checkpoint; a GPU, which serves none yet, omits them."""
+    folder = bundled_checkpoint().parent / "bundled_tasks"
+    return tuple(
+        TaskSource(path.parent.name, str(path.parent), is_optional=True)
+        for path in sorted(folder.glob("*/task.json"))
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be chosen for one server. None leaves the choice to the engine.
 
@@ -68,7 +77,7 @@ class Settings(BaseSettings):
     separated by commas. Without any, the checkpoint's folder gives the name."""
     task: Annotated[tuple[str, ...], NoDecode] = ()
     """``NAME=DIR`` of each fine-tuned task that is served beside the decoder; in the environment
-    separated by commas."""
+    separated by commas. Without any the bundled checkpoint has those that come with it."""
     max_queued_requests: int = Field(default=256, ge=1)
     max_queued_tokens: int = Field(default=131_072, ge=1)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1_024)
@@ -123,6 +132,14 @@ class Settings(BaseSettings):
         """What the model is called; the folder's name is always understood."""
         return tuple(dict.fromkeys((*self.served_model_name, self.checkpoint.resolve().name)))
 
+    @property
+    def tasks(self) -> tuple[TaskSource, ...]:
+        """Those named; without any, what is bundled with the checkpoint."""
+        pairs = [one.partition("=") for one in self.task]
+        if not pairs and self.checkpoint == bundled_checkpoint():
+            return bundled_tasks()
+        return tuple(TaskSource(name, folder) for name, _, folder in pairs)
+
     def engine_config(self) -> EngineConfig:
         """The engine's share of the settings."""
         return EngineConfig(
@@ -134,10 +151,7 @@ class Settings(BaseSettings):
             max_context=self.max_context,
             num_threads=self.threads,
             kernels=self.kernels,
-            tasks=tuple(
-                TaskSource(name, folder)
-                for name, _, folder in (one.partition("=") for one in self.task)
-            ),
+            tasks=self.tasks,
             max_queued_requests=self.max_queued_requests,
             max_queued_tokens=self.max_queued_tokens,
         )

@@ -87,3 +87,36 @@ def test_the_engine_gets_its_share() -> None:
         dtype="float32",
         kv_dtype="int8",
     )
+
+
+def test_tasks_are_those_named_or_those_of_the_bundled_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("mood", "nli"):
+        (tmp_path / "bundled_tasks" / name).mkdir(parents=True)
+        (tmp_path / "bundled_tasks" / name / "task.json").touch()
+    (tmp_path / "bundled_tasks" / "unfinished").mkdir()
+    monkeypatch.setattr("server.settings.bundled_checkpoint", lambda: tmp_path / "bundled")
+
+    def tasks(**options: object) -> list[tuple[str, str, bool]]:
+        found = read_settings(options, {}).engine_config().tasks
+        return [(task.name, task.path, task.is_optional) for task in found]
+
+    folder = tmp_path / "bundled_tasks"
+    bundled = [(name, str(folder / name), True) for name in ("mood", "nli")]
+    assert tasks(checkpoint=tmp_path / "bundled") == bundled
+    assert tasks(checkpoint=tmp_path / "bundled", task=("x=a/b",)) == [("x", "a/b", False)]
+    assert tasks(checkpoint=Path("other")) == []
+    assert tasks(checkpoint=Path("other"), task="x=a,y=b=c") == [
+        ("x", "a", False),
+        ("y", "b=c", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("x", "must be NAME=DIR, got 'x'"), ("=a", "got '=a'"), ("x=a,x=b", "different names")],
+)
+def test_an_impossible_task_is_named(given: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_settings({"task": given}, {})
