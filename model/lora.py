@@ -12,8 +12,13 @@ from torch import Tensor
 from model.config import ConfigError, GPTConfig
 from model.decoder import parameter_shapes
 
-LORA_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+LAYER_TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 """The matrices of a layer that can be adapted."""
+
+EMBEDDING_TARGET = "wte"
+"""The embeddings: B has a row for each token, A is shared by all of them."""
+
+LORA_TARGETS = (*LAYER_TARGETS, EMBEDDING_TARGET)
 
 LORA_A = "lora_a"
 LORA_B = "lora_b"
@@ -21,7 +26,7 @@ LORA_B = "lora_b"
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """``targets`` are those of LORA_TARGETS that are adapted, in every layer.
+    """``targets`` are those of LORA_TARGETS that are adapted; matrices are in every layer.
 
     Raises ConfigError naming every impossible value.
     """
@@ -67,15 +72,22 @@ class LoraConfig:
 def adapter_shapes(config: GPTConfig, lora: LoraConfig) -> dict[str, tuple[int, int]]:
     """Name -> shape of both thin matrices of each adapted one.
 
-    ``h.{i}.{target}.lora_a`` is A (r, K), ``h.{i}.{target}.lora_b`` is B (M, r).
+    ``h.{i}.{target}.lora_a`` is A (r, K), ``h.{i}.{target}.lora_b`` is B (M, r); of the embeddings
+    ``wte.lora_a`` (r, C) and ``wte.lora_b`` (V, r).
     """
     whole = parameter_shapes(config)
+    names = [EMBEDDING_TARGET] if EMBEDDING_TARGET in lora.targets else []
+    names += [
+        f"h.{index}.{target}"
+        for index in range(config.num_layers)
+        for target in lora.targets
+        if target != EMBEDDING_TARGET
+    ]
     shapes = {}
-    for index in range(config.num_layers):
-        for target in lora.targets:
-            num_outputs, num_inputs = whole[f"h.{index}.{target}.weight"]
-            shapes[f"h.{index}.{target}.{LORA_A}"] = (lora.rank, num_inputs)
-            shapes[f"h.{index}.{target}.{LORA_B}"] = (num_outputs, lora.rank)
+    for name in names:
+        num_outputs, num_inputs = whole[f"{name}.weight"]
+        shapes[f"{name}.{LORA_A}"] = (lora.rank, num_inputs)
+        shapes[f"{name}.{LORA_B}"] = (num_outputs, lora.rank)
     return shapes
 
 

@@ -12,7 +12,7 @@ from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT
 from model.heads import TaskHead, head_shape
-from model.lora import LORA_A, LORA_B, LoraConfig
+from model.lora import EMBEDDING_TARGET, LORA_A, LORA_B, LoraConfig
 from model.tasks import NUM_SPECIAL, TaskConfig
 from training.optimizer import initialise
 from training.task_batches import TaskBatch
@@ -23,17 +23,29 @@ _STD = 0.02
 
 
 class TaskEmbedding(nn.Module):
-    """The decoder's embeddings, which keep their name, and those of the ids behind them."""
+    """The decoder's embeddings, which keep their name, and those of the ids behind them.
 
-    def __init__(self, words: nn.Embedding) -> None:
+    With LoRA there are two thin matrices beside the decoder's own.
+    """
+
+    def __init__(self, words: nn.Embedding, lora: LoraConfig | None) -> None:
         super().__init__()
         self.weight = words.weight
         self.special = nn.Parameter(torch.empty(NUM_SPECIAL, words.embedding_dim))
+        self._scale = 0.0
+        if lora is not None and EMBEDDING_TARGET in lora.targets:
+            self._scale = lora.scale
+            self.lora_a = nn.Parameter(torch.empty(lora.rank, words.embedding_dim))
+            self.lora_b = nn.Parameter(torch.zeros(words.num_embeddings, lora.rank))
 
     def forward(self, ids: Tensor) -> Tensor:
         """(N) -> (N, C)."""
         num_words = len(self.weight)
-        words = F.embedding(ids.clamp(max=num_words - 1), self.weight)
+        known = ids.clamp(max=num_words - 1)
+        words = F.embedding(known, self.weight)
+        if self._scale:
+            thin = F.embedding(known, self.lora_b) @ self.lora_a  # (N, r) -> (N, C)
+            words = words + self._scale * thin
         special = F.embedding((ids - num_words).clamp(min=0), self.special)
         return torch.where((ids < num_words).unsqueeze(-1), words, special)
 
@@ -74,7 +86,7 @@ class TaskNetwork(nn.Module):
         initialise(self.gpt, seed)
         self.head_weight = nn.Parameter(torch.empty(head_shape(config, decoder.num_channels)))
         self.head_bias = nn.Parameter(torch.zeros(config.num_outputs))
-        self.gpt.wte = TaskEmbedding(self.gpt.wte)  # type: ignore[assignment]
+        self.gpt.wte = TaskEmbedding(self.gpt.wte, lora)  # type: ignore[assignment]
         if lora is not None:
             _adapt(self.gpt, lora)
         self._dropout = dropout
@@ -87,7 +99,10 @@ class TaskNetwork(nn.Module):
             if name.endswith(".special"):
                 nn.init.normal_(parameter, std=_STD, generator=generator)
             elif name.endswith(LORA_A):
-                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+                # A row of B is chosen, where an input of a matrix is a sum over all of them.
+                is_embedding = name.startswith(EMBEDDING_TARGET)
+                std = 1.0 if is_embedding else parameter.shape[1] ** -0.5
+                nn.init.normal_(parameter, std=std, generator=generator)
 
     def task_tensors(self) -> dict[str, nn.Parameter]:
         """The task's own parameters, by the names of head.safetensors."""
@@ -127,7 +142,7 @@ def last_hidden(hidden: Tensor, batch: TaskBatch) -> Tensor:
 
 def _adapt(gpt: GPT, lora: LoraConfig) -> None:
     for layer in gpt.layers:
-        for target in lora.targets:
-            owner_name, name = target.split(".")
-            owner = getattr(layer, owner_name)
-            setattr(owner, name, LoraLinear(getattr(owner, name), lora))
+        for owner_name, _, name in (target.partition(".") for target in lora.targets):
+            if name:  # the embeddings are not a layer's
+                owner = getattr(layer, owner_name)
+                setattr(owner, name, LoraLinear(getattr(owner, name), lora))

@@ -32,7 +32,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--train", help="full, lora or head.  [default: full]")
 @click.option("--lora-rank", type=int, help="[default: 8]")
 @click.option("--lora-alpha", type=float, help="[default: 16]")
-@click.option("--lora-target", "lora_targets", multiple=True, help="[default: all four matrices]")
+@click.option(
+    "--lora-target", "lora_targets", multiple=True, help="[default: wte and all matrices]"
+)
 @click.option("--transfer-layers", type=int, help="Lowest layers that start from the checkpoint.")
 @click.option("--lm-coef", type=float, help="Lambda of L3 = L2 + lambda L1.  [default: 0.5]")
 @click.option("--learning-rate", type=float, help="[default: 0.0000625]")

@@ -22,6 +22,11 @@ def test_names_and_shapes_of_the_thin_matrices() -> None:
     assert shapes["h.1.mlp.c_proj.lora_a"] == (3, 20)
     assert shapes["h.1.mlp.c_proj.lora_b"] == (6, 3)
     assert len(shapes) == 2 * 2 * 2
+    assert adapter_shapes(SMALL, LoraConfig(3, 6.0, ("wte",))) == {
+        "wte.lora_a": (3, 6),
+        "wte.lora_b": (30, 3),
+    }
+    assert len(adapter_shapes(SMALL, LoraConfig(3, 6.0))) == 2 + 2 * 4 * 2
 
 
 def test_an_adapted_matrix() -> None:
@@ -46,7 +51,7 @@ def test_a_config_survives_its_plain_values() -> None:
         ({"alpha": -1.0}, "lora alpha must be a number above 0, got -1.0"),
         ({"alpha": float("inf")}, "lora alpha must be a number above 0, got inf"),
         ({"targets": []}, "lora targets must be some of attn.c_attn, "),
-        ({"targets": ["wte"]}, "lora targets must be some of attn.c_attn, "),
+        ({"targets": ["wpe"]}, "lora targets must be some of attn.c_attn, "),
         ({"targets": ["mlp.c_fc", "mlp.c_fc"]}, "lora targets must be some of attn.c_attn, "),
         ({"targets": "mlp.c_fc"}, "lora targets must be a list, got 'mlp.c_fc'"),
         ({"colour": 1}, "lora must be an object of rank, alpha and targets"),

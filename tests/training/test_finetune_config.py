@@ -56,9 +56,9 @@ def config(**values: Any) -> FinetuneConfig:
                                       "got (5.0, 5.0)"),
         ({"label_names": ("0",)}, "label_names must be pairs WRITTEN=NAME, got '0'"),
         ({"train": "lora", "transfer_layers": 1}, "transfer_layers is only for train full, got 1"),
-        ({"train": "lora", "lora_targets": ("wte",)},
-         "lora targets must be some of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj, "
-         "got ('wte',)"),
+        ({"train": "lora", "lora_targets": ("wpe",)},
+         "lora targets must be some of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj, wte, "
+         "got ('wpe',)"),
     ],
 )  # fmt: skip
 def test_impossible_values_are_refused_by_name(changes: dict[str, Any], problem: str) -> None:

@@ -26,7 +26,7 @@ SMALL = GPTConfig(
 )
 PLAIN = TaskConfig("classification", max_len=16, labels=("a", "b"))
 PAIR = TaskConfig("similarity", max_len=16, labels=("a", "b"), join="sum")
-LORA = LoraConfig(2, 6.0, ("attn.c_attn", "mlp.c_proj"))
+LORA = LoraConfig(2, 6.0, ("attn.c_attn", "mlp.c_proj", "wte"))
 
 
 def network(task: TaskConfig = PLAIN, lora: LoraConfig | None = None) -> TaskNetwork:

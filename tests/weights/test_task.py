@@ -245,6 +245,12 @@ def test_every_file_is_verified(saved: Path, trunk: Checkpoint) -> None:
     open_task(saved, trunk)
 
 
+def test_checksums_that_leave_the_weights_out(saved: Path, trunk: Checkpoint) -> None:
+    rewrite(saved, lambda v: v[CHECKSUMS].pop("head.safetensors"), "source.json")
+    (found,) = problems(saved, trunk)
+    assert found == f"source.json: {CHECKSUMS} is not an object of file names"
+
+
 def test_a_damaged_own_trunk(tmp_path: Path, trunk: Checkpoint) -> None:
     save_task(tmp_path / "task", full(trunk), {})
     flip(tmp_path / "task" / "trunk" / "model.safetensors", -1)
