@@ -63,5 +63,5 @@ def childrens_book(text: str) -> str:
 
 
 def lambada(text: str) -> str:
-    """As the authors of GPT-2 gave it to their models (openai/gpt-2, issue 131)."""
+    """As the authors of GPT-2 gave it to their models (openai/gpt-2#131)."""
     return "\n" + text.strip().replace("\u201c", '"').replace("\u201d", '"')

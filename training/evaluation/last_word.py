@@ -30,8 +30,8 @@ class LastWordSubject:
     """Passages of at least two words.
 
     ``plain`` scores the last word, of however many tokens: right where each of them is the
-    likeliest. ``paper`` scores the last token, as the authors of GPT-2 did (openai/gpt-2, issue
-    131), after their preparation of the text. Perplexity is per passage.
+    likeliest. ``paper`` scores the last token, as the authors of GPT-2 did (openai/gpt-2#131),
+    after their preparation of the text. Perplexity is per passage.
     """
 
     on: str

@@ -24,9 +24,12 @@ class FakeScorer:
     think: Callable[[tuple[int, ...], int], Told]
     context_len: int = 1_000
     asked: list[Item] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    """How many items came with each call."""
 
     def score(self, items: Sequence[Item], num_top: int) -> list[list[Told]]:
         self.asked += items
+        self.groups.append(len(items))
         return [
             [self.think(item.ids[:i], item.ids[i]) for i in range(item.scored_from, len(item.ids))]
             for item in items

@@ -23,8 +23,8 @@ def problems(config: EvaluationConfig) -> list[str]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     (tmp_path / "lambada").mkdir()
-    line = json.dumps({"text": "the last\u2028word"})
-    (tmp_path / "lambada" / "lambada_test.jsonl").write_text(f"{line}\n\n{line}\n")
+    line = json.dumps({"text": "the last\u2028word"}, ensure_ascii=False)  # no end of line
+    (tmp_path / "lambada" / "lambada_test.jsonl").write_text(f"{line}\n\n{line}\n", "utf-8")
     (tmp_path / "wikitext2").mkdir()
     (tmp_path / "wikitext2" / "wiki.test.tokens").write_bytes(b" = A = \r\n")
     return tmp_path

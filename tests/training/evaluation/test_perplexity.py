@@ -142,9 +142,12 @@ def test_without_a_start_token_the_first_token_is_not_scored() -> None:
 
 
 def test_long_texts_are_scored_in_groups() -> None:
-    text = "a" * (3 * GROUP_TOKENS)
-    (result,) = TextSubject("x", (Document("x", text),)).results(session_of_four())
+    text = "a" * (2 * GROUP_TOKENS)
+    session = session_of_four(window_len=255, stride=255)
+    (result,) = TextSubject("x", (Document("x", text),)).results(session)
     assert result.counts["tokens"] == len(text)
+    # 64 whole windows of 256 tokens are two groups, and some tokens are left.
+    assert session.scorer.groups == [32, 32, 1]  # type: ignore[attr-defined]
 
 
 def test_a_total_is_the_sum() -> None:
