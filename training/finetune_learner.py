@@ -17,7 +17,7 @@ from training.task_batches import TaskBatch
 from training.task_network import TaskNetwork, last_hidden
 from weights.checkpoint import Checkpoint
 from weights.task import Task
-from weights.task_description import HEAD_BIAS, HEAD_WEIGHT, SPECIAL
+from weights.task_description import SPECIAL
 
 BETAS = (0.9, 0.999)
 EMBEDDING = "wte.weight"
@@ -99,8 +99,7 @@ class FinetuneLearner:
 
     def load_task(self, task: Task, trunk: Checkpoint) -> None:
         """Put the task as it was saved in place: its own numbers, and its trunk or ``trunk``."""
-        saved = {SPECIAL: task.special, HEAD_WEIGHT: task.head.weight, HEAD_BIAS: task.head.bias}
-        stored = {**saved, **task.adapters, **(task.own_trunk or trunk).tensors}
+        stored = {**(task.own_trunk or trunk).tensors, **task.tensors()}
         named = self.network.trunk_tensors() | self.network.task_tensors()
         with torch.no_grad():
             for name, parameter in named.items():

@@ -1,8 +1,8 @@
 """The directory of a fine-tuned task: verified when opened, written whole or not at all.
 
 task.json           what it is, and which decoder it needs (weights/task_description.py)
-head.safetensors    special.weight (3, C), head.weight, head.bias, and for LoRA the two thin
-                    matrices of each adapted one: h.{i}.{matrix}.lora_a (r, K), .lora_b (M, r)
+head.safetensors    special.weight (3, C) unless the last token is read; head.weight, head.bias;
+                    for LoRA the two thin matrices of each adapted one (model/lora.py)
 trunk/              a checkpoint of ours, if the whole decoder was trained
 source.json         where it came from, and the checksum of each file
 """
@@ -51,8 +51,10 @@ class Task:
 
     path: Path
     description: TaskDescription
-    special: Tensor
-    """Embeddings of start, delimiter and extract, (3, C): the ids behind the vocabulary."""
+    special: Tensor | None
+    """Embeddings of start, delimiter and extract, (3, C): the ids behind the vocabulary.
+
+    None where the last token is read instead."""
     head: TaskHead
     adapters: Mapping[str, Tensor]
     """``h.{i}.{matrix}.lora_a`` and ``.lora_b``, as stored; of LoRA only."""
@@ -62,6 +64,12 @@ class Task:
     """The first 16 hex digits of the sha256 of head.safetensors."""
     source: Mapping[str, Any]
     """Origin and hashes, as source.json has them."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything of head.safetensors, by name; the head in float32."""
+        special = {} if self.special is None else {SPECIAL: self.special}
+        head = {HEAD_WEIGHT: self.head.weight, HEAD_BIAS: self.head.bias}
+        return {**special, **head, **self.adapters}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ def open_task(path: Path, trunk: Checkpoint | None) -> Task:
         return Task(
             path=path,
             description=description,
-            special=tensors.pop(SPECIAL),
+            special=tensors.pop(SPECIAL, None),
             head=TaskHead(description.config, *head),
             adapters=tensors,
             own_trunk=own_trunk,

@@ -67,11 +67,11 @@ class TaskDescription:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every tensor of head.safetensors."""
         num_channels = self.trunk_config.num_channels
-        shapes: dict[str, tuple[int, ...]] = {
-            SPECIAL: (NUM_SPECIAL, num_channels),
-            HEAD_WEIGHT: head_shape(self.config, num_channels),
-            HEAD_BIAS: (self.config.num_outputs,),
-        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.config.pooling == "extract":
+            shapes[SPECIAL] = (NUM_SPECIAL, num_channels)
+        shapes[HEAD_WEIGHT] = head_shape(self.config, num_channels)
+        shapes[HEAD_BIAS] = (self.config.num_outputs,)
         if self.lora is not None:
             shapes |= adapter_shapes(self.trunk_config, self.lora)
         return shapes

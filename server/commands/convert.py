@@ -46,15 +46,22 @@ def command(
     """Write the checkpoint in SOURCE to the new folder DEST.
 
     SOURCE is a folder of Hugging Face, OpenAI, minGPT or this server, or a ckpt.pt of nanoGPT;
-    or a name on the hub: gpt2, OWNER/NAME, OWNER/NAME@REVISION.
+    or a name on the hub: gpt2, OWNER/NAME, OWNER/NAME@REVISION. A classifier of Hugging Face
+    becomes a task.
     Of a pickle, only tensors and plain values are read: nothing in it is executed.
     DEST is complete and read back bit for bit, or it is not there.
     """
     from weights.checkpoint import CheckpointError
     from weights.convert import convert
+    from weights.formats.hf_classifier import is_hf_classifier
 
     try:
         path, origin = downloaded(source, revision, dest, dtype)
+        if is_hf_classifier(path):
+            if quantize is not None:
+                refuse([f"{source} is a classifier: quantise the decoder when it is served"])
+            click.echo(classifier_line(path, dest, dtype, vocabulary, origin))
+            return
         with byte_bar("converting") as show:
             checkpoint = convert(path, dest, dtype, show, vocabulary, num_heads, origin, quantize)
     except CheckpointError as error:
@@ -65,6 +72,17 @@ def command(
     click.echo(f"{dest}: {millions:,.1f} M parameters, weights {checkpoint.weights_hash}")
     if checkpoint.quantization:
         click.echo(quality_line(checkpoint.quantization, checkpoint.source))
+
+
+def classifier_line(
+    path: Path, dest: Path, dtype: str | None, vocabulary: Path | None, origin: str | None
+) -> str:
+    """Convert a classifier to a task, and say what came out. Raises CheckpointError."""
+    from weights.convert_task import convert_classifier
+
+    task = convert_classifier(path, dest, dtype, vocabulary, origin)
+    labels = ", ".join(task.description.config.labels)
+    return f"{dest}: a task for `serve --task NAME={dest}`, which answers {labels:.200}"
 
 
 def quality_line(quantization: str, source: Mapping[str, Any]) -> str:

@@ -92,10 +92,7 @@ def test_a_shared_trunk_is_left_as_it_is(configure: Fine, train: str) -> None:
     assert task.description.trunk_hash == open_checkpoint(config.start_from).weights_hash
     assert task.description.config.labels == ("bad", "good")
     assert bool(task.adapters) == (train == "lora")
-    assert report.num_trained == sum(
-        tensor.numel()
-        for tensor in (task.special, task.head.weight, task.head.bias, *task.adapters.values())
-    )
+    assert report.num_trained == sum(tensor.numel() for tensor in task.tensors().values())
     if train == "lora":
         assert report.dev["accuracy"] > 0.9
 
@@ -143,10 +140,9 @@ def outcome(run: Path, trunk: Path) -> tuple[list[object], ...]:
     """Parameters and optimiser, the saved task, the curve: what must not differ."""
     state = torch.load(run / "state.pt", weights_only=True)
     task = open_task(run / "task", open_checkpoint(trunk))
-    saved = {"special": task.special, "weight": task.head.weight, **task.adapters}
     points = TaskCurve(run / "curve.csv", 99, "accuracy").points
     curve: list[object] = [(p.step, p.task_loss, p.lm_loss, p.dev_metric) for p in points]
-    return values(state["learner"]), values(state["best"]), values(saved), curve
+    return values(state["learner"]), values(state["best"]), values(task.tensors()), curve
 
 
 @pytest.mark.usefixtures("_no_picture")

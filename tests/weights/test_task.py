@@ -99,12 +99,7 @@ def test_a_task_comes_back(tmp_path: Path, trunk: Checkpoint, train: str) -> Non
     assert is_task(dest)
     opened = open_task(dest, trunk)
     assert opened.description == task.description(trunk.weights_hash)
-    found = {
-        "special.weight": opened.special,
-        "head.weight": opened.head.weight,
-        "head.bias": opened.head.bias,
-        **opened.adapters,
-    }
+    found = opened.tensors()
     assert found.keys() == task.tensors.keys()
     assert all(torch.equal(found[name], task.tensors[name]) for name in found)
     assert opened.source["origin"] == "a test"

@@ -25,13 +25,14 @@ _ALIASES: Mapping[str, str] = {
 }
 
 
-def read_config(path: Path) -> tuple[GPTConfig | None, list[str]]:
+def read_config(path: Path, architecture: str | None = None) -> tuple[GPTConfig | None, list[str]]:
     """The configuration of the directory ``path``, if it can be read, and every problem of it.
 
+    ``architecture`` is one that is read beside the decoders alone.
     Raises CheckpointError, if there is no config.json or no object in it.
     """
     values = read_object(path / "config.json")
-    problems = _variant_problems(values)
+    problems = _variant_problems(values, architecture)
     generation: dict[str, Any] = {}
     generation_file = path / "generation_config.json"
     try:
@@ -117,7 +118,7 @@ def _eos_token_ids(
     return tuple(dict.fromkeys(ids))
 
 
-def _variant_problems(values: Mapping[str, Any]) -> list[str]:
+def _variant_problems(values: Mapping[str, Any], architecture: str | None) -> list[str]:
     """What a GPT-2 or GPT configuration can ask for and this decoder does not do."""
     problems = []
     model_type = values.get("model_type", "gpt2")
@@ -129,7 +130,7 @@ def _variant_problems(values: Mapping[str, Any]) -> list[str]:
     problems += [
         f"architecture {name} is not supported, only {' and '.join(supported)} are"
         for name in (architectures if isinstance(architectures, list) else [architectures])
-        if name not in supported
+        if name not in (*supported, architecture)
     ]
     problems += [
         f"{name} is not supported"

@@ -7,6 +7,7 @@ GPT's embeddings are called otherwise than GPT-2's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,17 +38,29 @@ _GPT_NAMES: Mapping[str, str] = {
 _FROM_GPT: Mapping[str, str] = {theirs: ours for ours, theirs in _GPT_NAMES.items()}
 
 
-def read_hf_gpt2(path: Path, *, with_pickles: bool = False) -> ForeignCheckpoint:
+@dataclass(frozen=True, slots=True)
+class TaskHead:
+    """The tensor of a task head, which is read by itself, and the architecture that has one."""
+
+    architecture: str
+    tensor: str
+
+
+def read_hf_gpt2(
+    path: Path, *, with_pickles: bool = False, task_head: TaskHead | None = None
+) -> ForeignCheckpoint:
     """Read the directory ``path``. Tensors are memory-mapped, the transposed ones copied.
 
-    ``with_pickles`` takes pytorch_model.bin where there are no safetensors.
+    ``with_pickles`` takes pytorch_model.bin where there are no safetensors. ``task_head`` is left
+    out, where every other one is a problem.
     Raises CheckpointError listing every problem of the configuration and the tensors.
     """
-    config, problems = read_config(path)
+    architecture, head = (task_head.architecture, task_head.tensor) if task_head else (None, None)
+    config, problems = read_config(path, architecture)
     is_gpt = config is not None and config.is_post_norm
     try:
         files, stored, file_problems = open_weights(path, with_pickles)
-        names, name_problems = our_names(stored, _gpt_name if is_gpt else _gpt2_name)
+        names, name_problems = our_names(stored, _gpt_name if is_gpt else _gpt2_name, head)
         problems += file_problems + name_problems
     except CheckpointError as error:
         raise CheckpointError(problems + error.problems) from error

@@ -25,17 +25,17 @@ _TASK_HEADS = re.compile(r"(score|classifier|multiple_choice_head|qa_outputs)\..
 
 
 def our_names(
-    stored: TensorSource, strip: Callable[[str], str]
+    stored: TensorSource, strip: Callable[[str], str], task_head: str | None = None
 ) -> tuple[dict[str, str], list[str]]:
     """Our name -> theirs, buffers left out; and what stands in the way.
 
-    ``strip`` takes away what their names have before ours.
+    ``strip`` takes away what their names have before ours. ``task_head`` is read by somebody else.
     """
     names: dict[str, str] = {}
     problems = []
     for theirs in stored.owners:
         ours = strip(theirs)
-        if _BUFFERS.fullmatch(ours):
+        if _BUFFERS.fullmatch(ours) or ours == task_head:
             continue
         if _TASK_HEADS.fullmatch(ours):
             problems.append(f"tensor {theirs} is a task head, which is not supported")
