@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from engine.request import TokenLogprob
 
 _ENGINE_OPTIONS = ("device", "dtype", "kernels", "num_threads")
+_OPTION = {"documents": "document", "window_len": "window", "num_threads": "threads"}
+"""What a parameter is called on the command line, where that is another name."""
+
+
+class Report(Protocol):
+    """What is printed."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        ...
 
 
 @click.command("evaluate")
@@ -29,6 +43,9 @@ _ENGINE_OPTIONS = ("device", "dtype", "kernels", "num_threads")
 )
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of what has a name.")
 @click.option("--document", "documents", multiple=True, help="Of an archive or folder; repeatable.")
+@click.option(
+    "--task", type=click.Path(path_type=Path), help="A fine-tuned task; --on are its examples."
+)
 @click.option("--protocol", help="plain, paper or both.  [default: both]")
 @click.option("--window", "window_len", type=int, help="Predictions.  [default: the context]")
 @click.option("--stride", type=int, help="Between plain windows.  [default: half a window]")
@@ -41,11 +58,48 @@ _ENGINE_OPTIONS = ("device", "dtype", "kernels", "num_threads")
 @click.option("--threads", "num_threads", type=int, help="CPU threads.  [default: the cores]")
 @click.option("--revision", help="Branch, tag or commit of a name on the hub.  [default: main]")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object instead of the table.")
-def command(checkpoint: str | None, revision: str | None, is_json: bool, **options: Any) -> None:
+def command(
+    checkpoint: str | None,
+    revision: str | None,
+    task: Path | None,
+    is_json: bool,
+    **options: Any,
+) -> None:
     """Measure CHECKPOINT, or the one that is bundled, beside the GPT-2 paper's figures.
 
     CHECKPOINT is a folder or a name on the hub. It runs as it is served: the same kernels.
+    With --task it is the decoder of a fine-tuned task, which is measured by its own metrics.
     """
+    chosen = {name: value for name, value in options.items() if value not in (None, ())}
+    if task is None:
+        report = measured(checkpoint, revision, chosen)
+    else:
+        report = task_measured(task, checkpoint, revision, chosen)
+    click.echo(json.dumps(report.to_dict()) if is_json else "\n".join(report.lines()))
+
+
+def task_measured(
+    task: Path, checkpoint: str | None, revision: str | None, chosen: dict[str, Any]
+) -> Report:
+    """The metrics of a fine-tuned task, in torch and float32."""
+    from model.tokenizer import TokenizerError
+    from server.settings import bundled_checkpoint
+    from training.errors import TrainingError
+    from training.evaluation.task import evaluate_task
+
+    files = chosen.pop("on")
+    if chosen:
+        names = ", ".join(f"--{_OPTION.get(name, name)}" for name in chosen)
+        refuse([f"beside --task only --on, --revision and --json are taken, got {names}"])
+    path = bundled_checkpoint() if checkpoint is None else locate(checkpoint, revision).path
+    try:
+        return evaluate_task(task, path, files)
+    except (TrainingError, TokenizerError) as error:
+        refuse(error.problems)
+
+
+def measured(checkpoint: str | None, revision: str | None, chosen: dict[str, Any]) -> Report:
+    """Perplexity and the like, by the engine."""
     from engine.errors import EngineFailed
     from engine.local import LocalEngine
     from engine.messages import EngineConfig
@@ -59,7 +113,6 @@ def command(checkpoint: str | None, revision: str | None, is_json: bool, **optio
         read_subjects,
     )
 
-    chosen = {name: value for name, value in options.items() if value not in (None, ())}
     of_engine = {name: chosen.pop(name) for name in _ENGINE_OPTIONS if name in chosen}
     config = EvaluationConfig(**chosen)
     try:
@@ -81,10 +134,9 @@ def command(checkpoint: str | None, revision: str | None, is_json: bool, **optio
         )
         start_id = next(iter(info.eos_token_ids), None)
         scorer = EngineScorer(engine)
-        report = evaluate(config, subjects, scorer, tokenizer, start_id, evaluated)
+        return evaluate(config, subjects, scorer, tokenizer, start_id, evaluated)
     except (TrainingError, EngineFailed, TokenizerError) as error:
         refuse(error.problems)
-    click.echo(json.dumps(report.to_dict()) if is_json else "\n".join(report.lines()))
 
 
 def default_dtype(path: Path) -> str:

@@ -66,7 +66,7 @@ class Report:
             f"windows of {self.window_len}, plain ones {self.stride} apart{self._limited()}; "
             f"{self.elapsed_s:,.0f} s",
             "",
-            *_table((heads, *rows)),
+            *table((heads, *rows)),
             "",
             *(f"{r.on}, {r.protocol}: {_counted(r.counts)}" for r in self.results),
         ]
@@ -118,8 +118,8 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Text to the left, figures to the right."""
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns: the first three to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -78,3 +78,13 @@ def test_what_the_engine_refuses_is_refused(text: Path, tmp_path: Path) -> None:
     told = run("--on", text, "--window", "2000")
     assert told.exit_code == 2
     assert "window must be from 1 to the context, 1024, got 2000" in told.output
+
+
+def test_a_task_takes_no_other_option_and_is_refused_in_words(text: Path, tmp_path: Path) -> None:
+    told = run("--task", tmp_path / "task", "--on", text, "--window", "8", "--dtype", "int8")
+    assert told.exit_code == 2
+    taken = "beside --task only --on, --revision and --json are taken"
+    assert told.output == f"Error: {taken}, got --window, --dtype\n"
+    told = run("--task", tmp_path / "task", "--on", text)
+    assert told.exit_code == 2
+    assert told.output == f"Error: {tmp_path / 'task'} does not exist\n"
