@@ -75,7 +75,7 @@ def test_lora_is_answered_on_the_decoder_that_it_was_trained_on(folder: Path) ->
 def test_scores_lie_in_the_range_that_the_task_has(folder: Path) -> None:
     task, _, _ = trained(folder, "similarity", seed=1)
     (folder / "high.csv").write_text("a,b,score\nx,y,5\nx,y,7\n")
-    with pytest.raises(TrainingError, match="high.csv:3: label must be from 1 to 5, got 7"):
+    with pytest.raises(TrainingError, match=r"high\.csv:3: label must be from 1 to 5, got 7"):
         evaluate_task(task, folder / "nowhere", [str(folder / "high.csv")])
 
 
