@@ -18,6 +18,8 @@ from training.task_data import Example, Examples, read_examples
 from training.task_labels import Labels
 from weights.checkpoint import Checkpoint, CheckpointError, open_plain_checkpoint
 
+TEST_SHA256 = "test_sha256"
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSplit:
@@ -71,7 +73,9 @@ def prepare_finetuning(config: FinetuneConfig) -> FinetunePreparation:
         for rows, numbers in zip(parts, targets, strict=True)
     ]
     directory = RunDirectory(config.out)
-    _record(config, directory, {**data.sha256, "start_weights_hash": trunk.weights_hash})
+    # The test examples can come later: no weight depends on them.
+    hashes = {name: value for name, value in data.sha256.items() if name != TEST_SHA256}
+    _record(config, directory, {**hashes, "start_weights_hash": trunk.weights_hash})
     test = None if data.test is None else splits[2]
     return FinetunePreparation(directory, trunk, task, splits[0], splits[1], test, data.sha256)
 
@@ -104,7 +108,7 @@ def _read(config: FinetuneConfig, problems: list[str]) -> _Data:
     test = None
     if config.test is not None:
         found = read(config.test)
-        test, sha256["test_sha256"] = found.rows, found.sha256
+        test, sha256[TEST_SHA256] = found.rows, found.sha256
     if config.dev is None:
         share = config.dev_share or 0.0  # FinetuneConfig: exactly one of the two is given
         kept, held_out = _split(training.rows, share, config.seed)

@@ -171,13 +171,15 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert outcome(config.out, trunk) == outcome(whole.out, trunk)
 
 
-def test_a_finished_run_is_only_scored_again(
+def test_a_finished_run_is_only_scored_again_also_on_examples_that_come_later(
     configure: Fine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure("classification", num_epochs=1)
     first = finetune(config)
     interrupt(monkeypatch, FinetuneLearner, "step", 1)
     assert finetune(config) == first
+    with_test = configure("classification", num_epochs=1, test=config.dev)
+    assert finetune(with_test).test == first.dev
 
 
 # --- what is refused ----------------------------------------------------------------------------

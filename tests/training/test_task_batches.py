@@ -43,7 +43,7 @@ def test_examples_of_a_batch_are_alike_in_length() -> None:
     tokens = sum(int(batch.lengths.sum()) for batch in made)
     assert places < 1.1 * tokens
     longest = [batch.ids.shape[-1] for batch in made]
-    assert longest != sorted(longest)  # not from the shortest to the longest
+    assert longest[:50] != sorted(longest[:50])  # of one bucket, and yet not from short to long
 
 
 def test_padding_and_lengths() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,20 @@ def test_answers_are_in_the_order_of_the_examples_whatever_their_lengths() -> No
     alone = [answers(made, [example], torch.float32)[0] for example in examples]
     assert [found.score for found in together] == pytest.approx([found.score for found in alone])
     assert len({found.score for found in together}) > 1
+
+
+@pytest.mark.parametrize("join", ["sum", "concatenate"])
+def test_answers_are_what_was_trained(join: Any) -> None:
+    """Each sequence's own share, added up, is the joined form of the objective."""
+    made = network(replace(PAIR, join=join))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.3)
+    example = TaskExample(((1, 2, 3, 4), (9, 8)), 0.0)
+    one = TaskBatch.of([example])
+    trained = made.head().joined(last_hidden(made.hidden(one, torch.float32), one)).softmax(1)
+    (answer,) = answers(made, [example], torch.float32)
+    assert [*answer.probabilities.values()] == pytest.approx(trained[0].tolist(), rel=1e-4)
 
 
 def test_l1_predicts_the_tokens_of_the_texts_alone() -> None:
