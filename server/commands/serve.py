@@ -181,7 +181,7 @@ class Service:
 
 
 def describe(settings: Settings, info: ModelInfo, address: tuple[Any, ...]) -> list[str]:
-    """What was started, for people, in four lines."""
+    """What was started, for people: four lines, and one for each task."""
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     threads = f", {info.num_threads} threads" if info.device == "cpu" else ""
     return [

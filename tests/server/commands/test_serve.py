@@ -11,12 +11,14 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from engine.errors import EngineFailed
+from engine.messages import TaskInfo
 from server.cli import main
 from server.commands.serve import Service, describe, listen
 from server.settings import Settings, bundled_checkpoint
@@ -74,6 +76,33 @@ def test_four_lines_say_what_was_started() -> None:
     ]
 
 
+def test_each_task_has_a_line() -> None:
+    made: dict[str, Any] = {
+        "max_len": 64,
+        "weights_hash": "h",
+        "fingerprint": "fp",
+        "source": "somewhere",
+    }
+    tasks = (
+        TaskInfo(
+            name="mood",
+            config={"form": "classification"},
+            first_special_id=300,
+            train="head",
+            **made,
+        ),
+        TaskInfo(
+            name="nli", config={"form": "entailment"}, first_special_id=303, train="full", **made
+        ),
+    )
+    info = msgspec.structs.replace(INFO, tasks=tasks)
+    lines = describe(Settings(checkpoint=Path("some/gpt2")), info, ("::1", 8000, 0, 0))
+    assert lines[3:5] == [
+        "task     mood, classification, from somewhere",
+        "task     nli, entailment on a decoder of its own, from somewhere",
+    ]
+
+
 def test_a_taken_port_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -119,11 +148,11 @@ def test_from_start_to_sigterm() -> None:
     ) as server:
         try:
             assert server.stdout is not None
-            lines = [server.stdout.readline().split() for _ in range(4)]
-            assert [line[0] for line in lines] == ["model", "device", "slots", "address"]
+            lines = [server.stdout.readline().split() for _ in range(5)]
+            assert [line[0] for line in lines] == ["model", "device", "slots", "task", "address"]
             body = json.dumps({"prompt": "Once", "max_tokens": 2}).encode()
             headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(f"{lines[3][1]}/v1/completions", body, headers)
+            request = urllib.request.Request(f"{lines[4][1]}/v1/completions", body, headers)
             with urllib.request.urlopen(request) as answer:
                 assert json.load(answer)["usage"]["completion_tokens"] == 2
             assert "torch" not in Path(f"/proc/{server.pid}/maps").read_text()
