@@ -250,6 +250,19 @@ def test_a_known_prefix_is_copied_but_not_between_trunks() -> None:
     assert cached[14] == 24
 
 
+def test_nobody_takes_a_private_prefix() -> None:
+    """The same plain ids, in a trunk whose keys and values mean something else."""
+    core, _ = build()
+    ids = tuple(range(24))
+    asked = SamplingParams(max_tokens=0)
+    run(core, Request(1, ids, asked, task=TaskParams("plain", 0, is_prefix_private=True)))
+    core.submit([Request(2, (*ids, 5), SamplingParams(max_tokens=2, temperature=0))])
+    outputs = []
+    while core.has_work:
+        outputs += core.step()[0]
+    assert {output.num_cached_tokens for output in outputs} == {0}
+
+
 def test_lora_is_merged_into_a_trunk_of_its_own() -> None:
     generator = torch.Generator().manual_seed(3)
     thin = {
