@@ -140,7 +140,8 @@ class Service:
         import uvicorn
 
         from server.app import create_app
-        from server.wire import HttpProtocol, Server
+        from server.drain import Server
+        from server.wire import HttpProtocol
 
         app = create_app(
             self._settings, client, on_ready=self._announce, on_failure=self._on_refused

@@ -15,9 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.drain import Server
 from server.settings import Settings
 from server.vocabulary import Tokenizer
-from server.wire import HttpProtocol, Server
+from server.wire import HttpProtocol
 from tests.server.fake_engine import VOCAB_SIZE, FakeEngine
 
 
