@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from engine.messages import EngineStats
+from engine.messages import EngineStats, StepBegins
 from engine.request import Request, TokenOutput
 from engine.scheduler import Scheduler
 from engine.step import Step, StepResult
@@ -21,11 +21,15 @@ class StepRunner(Protocol):
 
 
 class EngineCore:
-    """One engine: a scheduler and a runner. Used from one thread."""
+    """One engine: a scheduler and a runner. Used from one thread.
+
+    ``on_step``, if given, hears what a step computes before it is computed.
+    """
 
     def __init__(self, scheduler: Scheduler, runner: StepRunner) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self.on_step: Callable[[StepBegins], None] | None = None
         self._last = EngineStats()
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -45,6 +49,9 @@ class EngineCore:
         """Do one step and say what it brought."""
         started_s = time.perf_counter()
         step = self.scheduler.schedule()
+        if self.on_step is not None:
+            request_ids = tuple(row.request_id for row in step.rows)
+            self.on_step(StepBegins(request_ids, step.num_tokens, step.phase))
         result = self.runner.run(step)
         outputs = self.scheduler.update(step, result, time.perf_counter() - started_s)
         self._last = EngineStats(
@@ -68,4 +75,5 @@ class EngineCore:
             num_waiting=self.scheduler.num_waiting,
             num_slots_in_use=pool.num_held,
             num_slots_warm=pool.num_warm,
+            num_slots_free=pool.num_free,
         )

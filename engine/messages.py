@@ -1,7 +1,8 @@
 """The frozen message types that cross between the API process and the engine process.
 
 To the engine: EngineConfig once, then Submit, Abort, Shutdown. From it: Loading while it
-starts, then Ready or Refused, then one Outputs a step and a Heartbeat while idle.
+starts, then Ready or Refused, then one Outputs a step and a Heartbeat while idle; StepBegins
+before a step that is not like the one before it.
 """
 
 from __future__ import annotations
@@ -104,6 +105,18 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_waiting: int = 0
     num_slots_in_use: int = 0
     num_slots_warm: int = 0
+    num_slots_free: int = 0
+
+
+class StepBegins(msgspec.Struct, frozen=True, tag=True):
+    """What is computed from now on, sent when that changes: who ran, should this be the last word.
+
+    ``request_ids`` are the rows of the step, in order; on a GPU, of all steps that are queued.
+    """
+
+    request_ids: tuple[int, ...]
+    num_tokens: int
+    phase: str
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -154,4 +167,4 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = EngineConfig | Submit | Abort | Shutdown
-FromEngine = Loading | Ready | Refused | Heartbeat | Outputs
+FromEngine = Loading | Ready | Refused | Heartbeat | StepBegins | Outputs

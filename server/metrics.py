@@ -52,6 +52,13 @@ class Metrics:
         self._http_errors = self._labelled(
             Counter, "http_errors_total", "Answers with a status of 400 or more.", "status"
         )
+        self._refusal = self._labelled(
+            Histogram,
+            "refusal_duration_seconds",
+            "From the arrival of a request to the end of an answer with a status of 400 or more.",
+            "status",
+            **seconds,
+        )
         self._rejections = self._labelled(
             Counter, "admission_rejections_total", "Requests not admitted.", "reason"
         )
@@ -124,8 +131,9 @@ class Metrics:
         self._slots = self._plain(Gauge, "slots", "Sequences that can run at once.")
         self._slots_in_use = self._plain(Gauge, "slots_in_use", "Slots of running sequences.")
         self._slots_warm = self._plain(
-            Gauge, "slots_warm", "Free slots that keep a prefix for reuse."
+            Gauge, "slots_warm", "Slots of nobody that keep a prefix for reuse."
         )
+        self._slots_free = self._plain(Gauge, "slots_free", "Slots with nothing in them.")
         self._engine_up = self._plain(Gauge, "engine_up", "1 while the engine makes progress.")
         self._restarts = self._plain(
             Counter, "engine_restarts_total", "Engine processes started after the first."
@@ -145,11 +153,12 @@ class Metrics:
 
     # -- HTTP ------------------------------------------------------------------------------
 
-    def on_response(self, route: str, status: int) -> None:
+    def on_response(self, route: str, status: int, duration_s: float) -> None:
         """An answer ended. ``route`` is a template, never a path that a client made up."""
         self._requests.labels(self._model_name, route, str(status)).inc()
         if status >= 400:
             self._http_errors.labels(self._model_name, str(status)).inc()
+            self._refusal.labels(self._model_name, str(status)).observe(duration_s)
 
     def on_rejection(self, reason: str) -> None:
         """A completion request was refused."""
@@ -235,6 +244,7 @@ class Metrics:
         self._waiting.set(stats.num_waiting)
         self._slots_in_use.set(stats.num_slots_in_use)
         self._slots_warm.set(stats.num_slots_warm)
+        self._slots_free.set(stats.num_slots_free)
         self._engine_up.set(engine.is_up)
         self._restarts.inc(engine.num_restarts - self._num_restarts_seen)
         self._num_restarts_seen = engine.num_restarts

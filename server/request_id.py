@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,6 +37,7 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        arrived_s = time.perf_counter()
         own_id = request_id(Headers(scope=scope))
         status: int | None = None
 
@@ -60,7 +62,7 @@ class RequestScope:
             await error_response(told)(scope, receive, send_with_id)
         finally:
             if status is not None:
-                self._metrics.on_response(_route(scope), status)
+                self._metrics.on_response(_route(scope), status, time.perf_counter() - arrived_s)
 
 
 def _route(scope: Scope) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.device.fault import device_errors
-from engine.device.launch import DecodeLaunch, PrefillLaunch
+from engine.device.launch import DecodeLaunch, Launch, PrefillLaunch
 from engine.device.run_ahead import RunAhead
 from engine.device.runner import DeviceRunner, Flight
 from engine.device.scheduler import PipelinedScheduler
-from engine.messages import EngineStats
+from engine.messages import EngineStats, StepBegins
 from engine.request import Request, TokenOutput
 from engine.stream import join_outputs
 
@@ -24,7 +24,10 @@ MAX_PREFILLS_AHEAD = 2
 
 
 class DeviceCore:
-    """One engine: a scheduler, a runner, and the flights between them. Used from one thread."""
+    """One engine: a scheduler, a runner, and the flights between them. Used from one thread.
+
+    ``on_step``, if given, hears what is in flight whenever something is about to join.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class DeviceCore:
         self.scheduler = scheduler
         self.runner = runner
         self.run_ahead = run_ahead or RunAhead()
+        self.on_step: Callable[[StepBegins], None] | None = None
         self._flights: deque[Flight] = deque()
         self._was_prefill = False
         self._waited_s = 0.0
@@ -80,14 +84,25 @@ class DeviceCore:
             prefill = self.scheduler.prefill()
             if prefill is None:
                 break
+            self._tell(prefill)
             self._flights.append(self.runner.prefill(prefill))
             self._was_prefill = True
             num_prefills += 1
         depth = self.run_ahead.depth(self.scheduler.num_waiting > 0)
         while num_decodes < depth and (decode := self.scheduler.decode()):
+            self._tell(decode)
             self._flights.append(self.runner.decode(decode))
             self._was_prefill = False
             num_decodes += 1
+
+    def _tell(self, launch: PrefillLaunch | DecodeLaunch) -> None:
+        """A fault shows when something lands, so all that is in flight may be what broke."""
+        if self.on_step is None:
+            return
+        launches = [*(flight.launch for flight in self._flights), launch]
+        ids = (s.request.request_id for one in launches for s in one.sequences)
+        num_tokens = sum(map(_num_tokens, launches))
+        self.on_step(StepBegins(tuple(dict.fromkeys(ids)), num_tokens, _phase(launches)))
 
     @property
     def _is_decodes_turn(self) -> bool:
@@ -127,21 +142,29 @@ class DeviceCore:
             num_waiting=self.scheduler.num_waiting,
             num_slots_in_use=pool.num_held,
             num_slots_warm=pool.num_warm,
+            num_slots_free=pool.num_free,
         )
 
 
 def _summary(flights: list[Flight], step_s: float) -> EngineStats:
     launches = [flight.launch for flight in flights]
-    phases = {"decode" if isinstance(x, DecodeLaunch) else "prefill" for x in launches}
     return EngineStats(
         step_s=step_s,
-        phase="mixed" if len(phases) > 1 else next(iter(phases), "decode"),
+        phase=_phase(launches),
         num_rows=max((len(x.sequences) for x in launches), default=0),
-        num_step_tokens=sum(
-            x.step.num_tokens if isinstance(x, PrefillLaunch) else len(x.sequences)
-            for x in launches
-        ),
+        num_step_tokens=sum(map(_num_tokens, launches)),
     )
+
+
+def _phase(launches: Iterable[Launch]) -> str:
+    phases = {"decode" if isinstance(x, DecodeLaunch) else "prefill" for x in launches}
+    return "mixed" if len(phases) > 1 else next(iter(phases), "decode")
+
+
+def _num_tokens(launch: Launch) -> int:
+    if isinstance(launch, PrefillLaunch):
+        return launch.step.num_tokens
+    return len(launch.sequences)
 
 
 def _joined(outputs: Iterable[TokenOutput]) -> list[TokenOutput]:

@@ -21,6 +21,7 @@ NAMES = (
     "inter_token_latency_seconds request_duration_seconds request_queue_seconds "
     "request_prefill_seconds request_decode_seconds step_duration_seconds step_batch_rows "
     "request_prompt_tokens request_generation_tokens overrun_tokens_total "
+    "refusal_duration_seconds slots_free "
 )
 
 
@@ -57,6 +58,8 @@ async def test_a_request_is_counted_in_every_place() -> None:
     assert seen["gpt2_request_generation_tokens_sum"] == 20
     assert seen["gpt2_prefix_cached_tokens_total"] == 3
     assert seen["gpt2_http_errors_total"] >= 1
+    assert seen["gpt2_refusal_duration_seconds_count"] == seen["gpt2_http_errors_total"]
+    assert 0 < seen["gpt2_refusal_duration_seconds_sum"] < 10
     assert seen["gpt2_engine_restarts_total"] == 2
     assert seen["gpt2_engine_up"] == 1
     assert seen["gpt2_slots"] == INFO.num_slots
@@ -68,13 +71,15 @@ async def test_gauges_follow_the_heartbeat_of_an_idle_engine(
 ) -> None:
     """Set at each step only, they would show the last step's rows for as long as it is quiet."""
     await client.post("/v1/completions", json={"prompt": "a"})
-    engine.stats = EngineStats(num_running=3, num_waiting=2, num_slots_in_use=3, num_slots_warm=1)
+    engine.stats = EngineStats(
+        num_running=3, num_waiting=2, num_slots_free=2, num_slots_in_use=3, num_slots_warm=1
+    )
     seen = await scrape(client)
-    engine.stats = EngineStats(num_slots_warm=4)
+    engine.stats = EngineStats(num_slots_warm=4, num_slots_free=2)
     quiet = await scrape(client)
-    names = ("requests_running", "requests_waiting", "slots_in_use", "slots_warm")
-    assert [seen[f"gpt2_{name}"] for name in names] == [3, 2, 3, 1]
-    assert [quiet[f"gpt2_{name}"] for name in names] == [0, 0, 0, 4]
+    names = ("requests_running", "requests_waiting", "slots_in_use", "slots_warm", "slots_free")
+    assert [seen[f"gpt2_{name}"] for name in names] == [3, 2, 3, 1, 2]
+    assert [quiet[f"gpt2_{name}"] for name in names] == [0, 0, 0, 4, 2]
 
 
 async def test_routes_are_templates_and_never_what_a_client_made_up(
