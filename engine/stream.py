@@ -68,15 +68,15 @@ class RequestStream:
         self._num_unread_tokens = 0
         return joined
 
-    def abort(self) -> None:
+    def abort(self, reason: FinishReason = FinishReason.ABORT) -> None:
         """The reader wants no more; the engine is told at once.
 
-        A plain call, safe in ``finally``, safe twice and after the end. Who reads on gets a
-        last output with ``FinishReason.ABORT``.
+        A plain call, safe in ``finally``, safe twice and after the end. Who reads on gets what
+        had come, and a last output with ``reason``.
         """
         if self._is_ended:
             return
-        self.push(TokenOutput(self.request_id, (), finish_reason=FinishReason.ABORT))
+        self.push(TokenOutput(self.request_id, (), finish_reason=reason))
         self._on_abort(self.request_id)
 
     def push(self, output: TokenOutput) -> None:

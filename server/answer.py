@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from engine.request import FinishReason
 from server.choice import Choice
 from server.delta import Delta
-from server.errors import from_engine
+from server.errors import ApiError, from_engine
 from server.generation import Generation
 from server.plan import Plan
 from server.prompts import Prompt
@@ -124,21 +125,49 @@ class Answer(WatchedAnswer):
                     folded[delta.index].join(delta)
                 else:
                     folded[delta.index] = delta
+        if self._is_only_late(folded.values()):
+            raise answered.generation.deadline.passed()
         choices = [choice_body(folded[index], answered.shown) for index in sorted(folded)]
         return msgspec.json.encode(
             msgspec.structs.replace(answered.frame, choices=choices, usage=answered.usage())
         )
 
+    def _is_only_late(self, deltas: Iterable[Delta]) -> bool:
+        """Whether the deadline ended every choice before its first token."""
+        is_late = all(delta.finish_reason is FinishReason.TIMEOUT for delta in deltas)
+        return is_late and not any(
+            choice.num_tokens for choice in self._answered.generation.choices
+        )
+
+    def _refusal(self, deltas: Sequence[Delta]) -> ApiError | None:
+        """The status of a stream that ends before it has begun: nothing was sent, and ``deltas``
+        are ends without anything else."""
+        generation = self._answered.generation
+        if not generation.is_ended or any(d.has_growth or not d.is_last for d in deltas):
+            return None
+        error = next((delta.error for delta in deltas if delta.error is not None), None)
+        if error is not None:
+            return from_engine(error)
+        return generation.deadline.passed() if self._is_only_late(deltas) else None
+
     async def _send_events(self, send: Send) -> None:
-        """Each wake-up sends one body message with all events that are waiting."""
+        """Each wake-up sends one body message with all events that are waiting.
+
+        Nothing is sent before there is something to say, so what fails until then has a status.
+        """
         answered = self._answered
         options = answered.plan.request.stream_options
         has_usage = options is not None and options.include_usage
         writer = EventWriter(answered.frame, answered.shown, has_usage=has_usage)
-        await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
         ping_s = self._state.settings.ping_s
-        while (deltas := await answered.generation.next_deltas(ping_s)) is not None:
+        deltas = await answered.generation.next_deltas(ping_s)
+        refusal = self._refusal(deltas or ())
+        if refusal is not None:
+            raise refusal
+        await send({"type": "http.response.start", "status": 200, "headers": EVENT_HEADERS})
+        while deltas is not None:
             await _send_body(send, b"".join(map(writer.event, deltas)) or PING)
+            deltas = await answered.generation.next_deltas(ping_s)
         usage = writer.usage_event(answered.usage()) if has_usage else b""
         await _send_body(send, usage + DONE, more_body=False)
 

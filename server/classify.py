@@ -16,9 +16,9 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineError
 from engine.messages import ModelInfo, TaskInfo
-from engine.request import TaskParams, TokenOutput
+from engine.request import FinishReason, TaskParams, TokenOutput
 from model.tasks import TaskConfig, TaskInputError, outcome, sequences
-from server.body import read_object
+from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
 from server.generation import Generation
 from server.openapi import body_of
@@ -26,7 +26,7 @@ from server.prompts import PromptReader, TextOrIds
 from server.schemas import ClassifyInput, ClassifyRequest
 from server.sse import PromptDetailsBody, UsageBody
 from server.state import ServerState
-from server.validation import validate
+from server.validation import read_request
 from server.watched import WatchedAnswer
 
 FIELDS = {
@@ -81,7 +81,8 @@ def classify_routes(state: ServerState) -> APIRouter:
     async def create_classification(request: Request) -> Response:
         """A label and its probability for each input, or a score."""
         arrived_s = time.perf_counter()
-        body = validate(ClassifyRequest, await read_object(request))
+        body = await read_request(request, ClassifyRequest)
+        deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         info, vocabulary = state.require_loaded()
         task = require_task(info, body.model)
         check_number(len(body.input), "inputs", state.settings.max_choices)
@@ -96,7 +97,7 @@ def classify_routes(state: ServerState) -> APIRouter:
             for part, ids in enumerate(sequences_of_one)
         ]
         streams = state.admit(items, [len(ids) for ids, _ in items])
-        generation = Generation([LogitsReader(state) for _ in items], streams, None)
+        generation = Generation([LogitsReader(state) for _ in items], streams, None, deadline)
         return ClassifyAnswer(state, task, inputs, generation, arrived_s)
 
     return router
@@ -178,6 +179,7 @@ class LogitsReader:
 
     def __init__(self, state: ServerState) -> None:
         self.is_ended = False
+        self.is_late = False
         self.error: EngineError | None = None
         self.logits: tuple[float, ...] = ()
         self.num_cached_tokens = 0
@@ -193,6 +195,7 @@ class LogitsReader:
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         if output.times is not None:
             self._metrics.on_times(output.times)
+        self.is_late = output.finish_reason is FinishReason.TIMEOUT
         self.is_ended = output.finish_reason is not None
 
     def fail(self, error: EngineError) -> None:
@@ -223,12 +226,14 @@ class ClassifyAnswer(WatchedAnswer):
         self._arrived_s = arrived_s
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError if a sequence failed."""
+        """Raises ApiError if a sequence failed, or is late."""
         while await self._generation.next_deltas() is not None:
             pass
         for reader in self._readers:
             if reader.error is not None:
                 raise from_engine(reader.error)
+        if any(reader.is_late for reader in self._readers):
+            raise self._generation.deadline.passed()
         await self.send_body(self._body(), scope, receive, send)
 
     def on_end(self) -> None:

@@ -10,15 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.answer import Answer, Answered, new_frame
-from server.body import read_object
 from server.choice import Choice
+from server.deadline import Deadline
 from server.generation import Generation
 from server.openapi import body_of
 from server.plan import Plan, make_plan
 from server.schemas import NOT_BUILT, CompletionRequest
 from server.seams import OutputStream
 from server.state import ServerState
-from server.validation import validate
+from server.validation import read_request
 
 
 def completion_routes(state: ServerState) -> APIRouter:
@@ -29,7 +29,8 @@ def completion_routes(state: ServerState) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """Continue a prompt, or several, once or n times; whole or as events."""
         arrived_s = time.perf_counter()
-        body = validate(CompletionRequest, await read_object(request), NOT_BUILT)
+        body = await read_request(request, CompletionRequest, NOT_BUILT)
+        deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()
         plan = await make_plan(body, info, vocabulary, state.settings.max_choices)
@@ -39,6 +40,7 @@ def completion_routes(state: ServerState) -> APIRouter:
             [Choice(choice, plan, vocabulary, state.metrics, arrived_s) for choice in plan.choices],
             streams,
             state.settings.max_unread_tokens if body.stream else None,
+            deadline,
         )
         frame = new_frame(state, info.fingerprint)
         return Answer(state, Answered(plan, generation, frame), arrived_s)

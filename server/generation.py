@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from engine.errors import EngineError
-from engine.request import TokenOutput
+from engine.request import FinishReason, TokenOutput
+from server.deadline import Deadline
 from server.delta import Delta
 from server.seams import OutputStream
 
@@ -39,6 +40,8 @@ class Generation(Generic[AnyReader_co]):
     The plain answer and the event stream are both readers of this. ``max_unread`` (tokens and
     log probabilities) bounds what a reader may leave unread: beyond it every choice that has
     not ended is aborted. None: no bound, for a reader that keeps everything anyway.
+    What has not ended at the ``deadline`` ends then with ``timeout``: here and not in the engine,
+    so that it holds also for a request that waits for a dead engine to come back.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class Generation(Generic[AnyReader_co]):
         choices: Sequence[AnyReader_co],
         streams: Sequence[OutputStream],
         max_unread: int | None,
+        deadline: Deadline,
     ) -> None:
         self.choices = choices
+        self.deadline = deadline
         self._streams = streams
         self._max_unread = max_unread
         self._num_unread = 0
@@ -57,6 +62,7 @@ class Generation(Generic[AnyReader_co]):
             asyncio.create_task(self._pump(choice, stream))
             for choice, stream in zip(choices, streams, strict=True)
         ]
+        self._timer = asyncio.get_running_loop().call_at(deadline.at_s, self._expire)
 
     async def next_deltas(self, timeout_s: float | None = None) -> list[Delta] | None:
         """Growth of one or more choices; none after ``timeout_s`` without any; None at the end."""
@@ -78,6 +84,7 @@ class Generation(Generic[AnyReader_co]):
     def close(self) -> None:
         """Abort whatever runs. A plain call, for any ``finally``; safe twice."""
         self._is_closed = True
+        self._timer.cancel()
         for stream in self._streams:
             stream.abort()
         for pump in self._pumps:
@@ -85,6 +92,11 @@ class Generation(Generic[AnyReader_co]):
         for choice in self.choices:
             choice.give_up()
         self._changed.set()
+
+    def _expire(self) -> None:
+        """The deadline has passed; the readers get what had come, and the reason."""
+        for stream in self._streams:
+            stream.abort(FinishReason.TIMEOUT)
 
     @property
     def is_ended(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
+from engine.admission import MAX_BIASES
 from server.errors import short
 from server.validation import RequestSchema
 
@@ -25,7 +26,6 @@ NOT_BUILT: Mapping[str, tuple[object, ...]] = {
     "typical_p": (None, 1, 1.0),
     "allowed_token_ids": (None,),
     "priority": (None, 0),
-    "timeout": (None,),
     "context_overflow": (None, "reject"),
     "response_format": (None, {"type": "text"}),
     "regex": (None,),
@@ -109,6 +109,8 @@ def _parse_stop(value: object) -> tuple[str, ...]:
 def _parse_bias(value: object) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, dict):
         raise ValueError("must be an object of token id to bias")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"must have at most {MAX_BIASES} tokens, there are {len(value)}")
     return tuple(_parse_bias_item(key, bias) for key, bias in value.items())
 
 
@@ -158,14 +160,15 @@ Bias = Annotated[
         {
             "type": "object",
             "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIASES,
         }
     ),
 ]
 Temperature = Annotated[float, AfterValidator(_check_temperature), Field(ge=0, le=MAX_TEMPERATURE)]
 Text = Annotated[str, AfterValidator(_check_text)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
-
-
+Timeout = Annotated[float | None, Field(gt=0)]
+"""Seconds for waiting and computing; the server has a bound for it (``max_timeout_s``)."""
 Truncation = Annotated[int | None, AfterValidator(_check_truncation), Field(ge=-1)]
 
 
@@ -204,6 +207,7 @@ class CompletionRequest(RequestSchema):
     logprobs: int | None = Field(default=None, ge=0, le=20)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
     truncate_prompt_tokens: Truncation = None
+    timeout: Timeout = None
     user: Text | None = None
 
 
@@ -233,6 +237,7 @@ class ScoreRequest(RequestSchema):
     model: Text | None = None
     input: ScoreInputs
     truncate_prompt_tokens: Truncation = None
+    timeout: Timeout = None
     user: Text | None = None
 
 
@@ -268,6 +273,7 @@ class ClassifyRequest(RequestSchema):
 
     model: Text | None = None
     input: ClassifyInputs
+    timeout: Timeout = None
     user: Text | None = None
 
 

@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from engine.admission import max_prompt_len
 from engine.errors import EngineError
 from engine.messages import ModelInfo
-from engine.request import SamplingParams, TokenLogprob, TokenOutput
+from engine.request import FinishReason, SamplingParams, TokenLogprob, TokenOutput
 from server.answer import prompt_details
-from server.body import read_object
+from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
 from server.generation import Generation
 from server.openapi import body_of
@@ -28,7 +28,7 @@ from server.schemas import ScoreInput, ScoreRequest
 from server.seams import OutputStream
 from server.sse import UsageBody
 from server.state import ServerState
-from server.validation import validate
+from server.validation import read_request
 from server.vocabulary import Vocabulary
 from server.watched import WatchedAnswer
 
@@ -77,14 +77,15 @@ def score_routes(state: ServerState) -> APIRouter:
     async def create_score(request: Request) -> Response:
         """The log-likelihood of each continuation given its context."""
         arrived_s = time.perf_counter()
-        body = validate(ScoreRequest, await read_object(request))
+        body = await read_request(request, ScoreRequest)
+        deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()
         scored = await read_inputs(body, info, vocabulary, state.settings.max_choices)
         # No await from here on: a request that is admitted has a reader that will abort it.
         streams = _admit(state, scored)
         readers = [ScoreReader(state) for _ in scored]
-        generation = Generation(readers, streams, None)
+        generation = Generation(readers, streams, None, deadline)
         return ScoreAnswer(state, body, scored, generation, arrived_s)
 
     return router
@@ -171,6 +172,7 @@ class ScoreReader:
 
     def __init__(self, state: ServerState) -> None:
         self.is_ended = False
+        self.is_late = False
         self.error: EngineError | None = None
         self.logprobs: list[TokenLogprob] = []
         self.num_cached_tokens = 0
@@ -187,6 +189,7 @@ class ScoreReader:
         self._metrics.on_scored(len(output.prompt_logprobs))
         if output.times is not None:
             self._metrics.on_times(output.times)
+        self.is_late = output.finish_reason is FinishReason.TIMEOUT
         self.is_ended = output.finish_reason is not None
 
     def fail(self, error: EngineError) -> None:
@@ -217,12 +220,14 @@ class ScoreAnswer(WatchedAnswer):
         self._arrived_s = arrived_s
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises ApiError if an input failed."""
+        """Raises ApiError if an input failed, or is late."""
         while await self._generation.next_deltas() is not None:
             pass
         for reader in self._readers:
             if reader.error is not None:
                 raise from_engine(reader.error)
+        if any(reader.is_late for reader in self._readers):
+            raise self._generation.deadline.passed()
         await self.send_body(self._body(), scope, receive, send)
 
     def on_end(self) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from engine.errors import EngineFailed
 from engine.messages import EngineStats, ModelInfo
-from engine.request import SamplingParams, TaskParams, TokenOutput
+from engine.request import FinishReason, SamplingParams, TaskParams, TokenOutput
 
 
 class OutputStream(Protocol):
@@ -16,8 +16,8 @@ class OutputStream(Protocol):
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         """Outputs, the last of which has a finish reason. Raises RequestFailed."""
 
-    def abort(self) -> None:
-        """A plain call, safe twice and after the end."""
+    def abort(self, reason: FinishReason = FinishReason.ABORT, /) -> None:
+        """A plain call, safe twice and after the end; who reads on is told the reason."""
 
 
 class Engine(Protocol):

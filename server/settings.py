@@ -83,8 +83,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=4 * 2**20, ge=1_024)
     max_choices: int = Field(default=128, ge=1)
     """Prompts times n of one request."""
+    max_tokenize_bytes: int = Field(default=2**18, ge=1)
+    """Text for ``/tokenize``, whose answer is some 35 times as large, and from ``/detokenize``."""
     max_unread_tokens: int = Field(default=16_384, ge=1)
     """Tokens, and log probabilities, that the reader of a stream may leave unread."""
+    max_timeout_s: float = Field(default=3_600.0, gt=0, allow_inf_nan=False)
+    """Seconds for any request, in the queue and after it; its own ``timeout`` may be shorter."""
     ping_s: float = Field(default=15.0, gt=0)
     shutdown_s: int = Field(default=30, ge=0)
     latency_buckets: Annotated[tuple[float, ...], NoDecode] = LATENCY_BUCKETS

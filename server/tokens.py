@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from itertools import accumulate, pairwise
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter
@@ -12,12 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.messages import ModelInfo
-from server.body import read_object
 from server.errors import ApiError
 from server.openapi import body_of
 from server.schemas import DetokenizeRequest, TokenizeRequest
 from server.state import ServerState
-from server.validation import validate
+from server.validation import read_request
 from server.vocabulary import Vocabulary, no_vocabulary
 
 
@@ -28,35 +26,54 @@ def token_routes(state: ServerState) -> APIRouter:
     @router.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
     async def tokenize(request: Request) -> Response:
         """Ids, names and byte offsets (start, end) of the tokens of a text."""
-        body = validate(TokenizeRequest, await read_object(request))
+        body = await read_request(request, TokenizeRequest)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()
+        num_bytes = len(body.prompt.encode())
+        _check_size("prompt", num_bytes, state.settings.max_tokenize_bytes)
         ids = await vocabulary.encode(body.prompt, "prompt")
-        return _json(await asyncio.to_thread(_describe, ids, info, vocabulary))
+        return _json(await asyncio.to_thread(_description, ids, info, vocabulary))
 
     @router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
     async def detokenize(request: Request) -> Response:
         """The text of token ids; U+FFFD stands for what is not UTF-8."""
-        body = validate(DetokenizeRequest, await read_object(request))
+        body = await read_request(request, DetokenizeRequest)
         state.require_model(body.model)
         _, vocabulary = state.require_loaded()
         if not vocabulary.has_text:
             raise no_vocabulary("tokens")
-        _check_tokens(body.tokens, vocabulary)
-        return _json({"prompt": await asyncio.to_thread(vocabulary.decode, body.tokens)})
+        most = state.settings.max_tokenize_bytes
+        return _json(await asyncio.to_thread(_text, body.tokens, vocabulary, most))
 
     return router
 
 
-def _describe(ids: list[int], info: ModelInfo, vocabulary: Vocabulary) -> dict[str, Any]:
+def _description(ids: list[int], info: ModelInfo, vocabulary: Vocabulary) -> bytes:
+    """JSON of some 35 times as many bytes as the text had."""
     ends = accumulate((len(vocabulary.token_bytes(token_id)) for token_id in ids), initial=0)
-    return {
+    told = {
         "tokens": ids,
         "pieces": [vocabulary.label(token_id) for token_id in ids],
         "offsets": list(pairwise(ends)),
         "count": len(ids),
         "max_model_len": info.context_len,
     }
+    return msgspec.json.encode(told)
+
+
+def _text(ids: list[int], vocabulary: Vocabulary, max_bytes: int) -> bytes:
+    """The JSON of the text of ``ids``. Raises ApiError."""
+    _check_tokens(ids, vocabulary)
+    num_bytes = sum(len(vocabulary.token_bytes(token_id)) for token_id in ids)
+    _check_size("tokens", num_bytes, max_bytes)
+    return msgspec.json.encode({"prompt": vocabulary.decode(ids)})
+
+
+def _check_size(param: str, num_bytes: int, most: int) -> None:
+    """The answer is many times as large, so the text has a bound of its own."""
+    if num_bytes > most:
+        rule = f"{param} must be a text of at most {most} bytes, got {num_bytes}"
+        raise ApiError(400, rule, param=param, code="invalid_value")
 
 
 def _check_tokens(ids: list[int], vocabulary: Vocabulary) -> None:
@@ -70,5 +87,5 @@ def _check_tokens(ids: list[int], vocabulary: Vocabulary) -> None:
             )
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -45,6 +45,8 @@ EXIT_ENGINE_LOST = 3
 @click.option("--max-queued-tokens", type=int, help="Tokens that may wait.  [default: 131072]")
 @click.option("--max-body-bytes", type=int, help="Largest request body.  [default: 4 MiB]")
 @click.option("--max-choices", type=int, help="Prompts times n of a request.  [default: 128]")
+@click.option("--max-tokenize-bytes", type=int, help="Text for /tokenize.  [default: 256 KiB]")
+@click.option("--max-timeout-s", type=float, help="Seconds for any request.  [default: 3600]")
 @click.option("--max-unread-tokens", type=int, help="Bound for a slow reader.  [default: 16384]")
 @click.option("--ping-s", type=float, help="Seconds between pings of idle streams.  [default: 15]")
 @click.option("--shutdown-s", type=int, help="Seconds to finish what runs.  [default: 30]")

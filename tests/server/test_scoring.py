@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.request import SamplingParams, TokenOutput
+from server.deadline import Deadline
 from server.generation import Generation
 from tests.server.conftest import client_of, make_app
 from tests.server.fake_engine import EOS_ID, INFO, FakeEngine
@@ -169,7 +170,7 @@ async def test_scores_that_nobody_reads_are_bounded_like_tokens() -> None:
     stream = engine.submit_all([([1] * 64, SamplingParams(max_tokens=0, num_prompt_logprobs=20))])
     kept: list[TokenOutput] = []
     reader = _Keeper(kept)
-    generation = Generation([reader], stream, max_unread=100)
+    generation = Generation([reader], stream, 100, Deadline.after(None, 60))
     assert await generation.next_deltas() is None
     assert len(kept) == 1
     assert reader.was_given_up

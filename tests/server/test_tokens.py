@@ -52,6 +52,26 @@ async def test_bad_input_is_400(
     assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize("num_bytes", [20, 21])
+async def test_the_text_is_bounded_both_ways(num_bytes: int) -> None:
+    """An answer of /tokenize is 35 times its question; one id may stand for many bytes."""
+    async with client_of(make_app(FakeEngine(), max_tokenize_bytes=20)) as client:
+        asked = {"prompt": "é" * 10 + "a" * (num_bytes - 20)}
+        told = [
+            await client.post("/tokenize", json=asked),
+            await client.post(
+                "/detokenize", json={"tokens": [*[295] * 5, *[97] * (num_bytes - 20)]}
+            ),
+        ]
+    if num_bytes == 20:
+        assert [answer.status_code for answer in told] == [200, 200]
+        return
+    for answer, param in zip(told, ("prompt", "tokens"), strict=True):
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == param
+        assert "at most 20 bytes, got 21" in answer.json()["error"]["message"]
+
+
 async def test_another_model_is_404(client: httpx.AsyncClient) -> None:
     for route, field in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
         answer = await client.post(route, json={**field, "model": "other"})

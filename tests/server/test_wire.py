@@ -186,19 +186,35 @@ async def test_an_offer_to_upgrade_is_not_worth_a_warning(
 async def test_what_a_stopping_server_does_not_wait_for_ends_as_answers_do(
     gated: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One that has begun by an event, the others by a status."""
     body = {"prompt": "a", "max_tokens": 50}
+    began = asyncio.Event()
+
+    async def read(client: httpx.AsyncClient, url: str) -> str:
+        text = ""
+        async with client.stream("POST", url, json={**body, "stream": True}) as answer:
+            async for part in answer.aiter_text():
+                text += part
+                began.set()
+        return text
+
     async with httpx.AsyncClient() as client:
         async with serving(
             make_app(gated), shutdown_s=0, on_overdue=lambda: gated.fail_all("it is stopping")
         ) as address:
             url = f"{address}/v1/completions"
+            stream = asyncio.create_task(read(client, url))
+            await submitted(gated, 1)
+            release(gated, 1)
+            await began.wait()
             plain = asyncio.create_task(client.post(url, json=body))
-            stream = asyncio.create_task(client.post(url, json={**body, "stream": True}))
-            await submitted(gated, 2)
-        assert (await plain).status_code == 503
-        assert (await plain).json()["error"]["message"] == "it is stopping"
-        assert "it is stopping" in (await stream).text
-        assert (await stream).text.endswith("data: [DONE]\n\n")
+            silent = asyncio.create_task(client.post(url, json={**body, "stream": True}))
+            await submitted(gated, 3)
+        for answer in (await plain, await silent):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == "it is stopping"
+        assert "it is stopping" in await stream
+        assert (await stream).endswith("data: [DONE]\n\n")
     assert capsys.readouterr().err == ""
 
 
