@@ -24,8 +24,10 @@ from model.vocabulary import (
     TokenizerError,
     Vocabulary,
     VocabularyMissing,
+    impossible_id,
     is_id,
     read_vocabulary,
+    shortened,
 )
 
 __all__ = ["VOCABULARY_FILES", "Tokenizer", "TokenizerError", "VocabularyMissing"]
@@ -36,7 +38,6 @@ _SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s
 _LONG_RUN = 100_000
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode White_Space
 _LONG_SPACE = re.compile(f"[{_SPACE}]{{{_LONG_RUN},}}+")
-_MAX_LISTED = 5
 
 
 class Tokenizer:
@@ -180,7 +181,7 @@ def _added_patterns(tokens: Iterable[AddedToken]) -> list[re.Pattern[str]]:
 def _id_problems(vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]) -> list[str]:
     """Everything that keeps ids and bytes from being one to one, and merges from being sound."""
     problems = [
-        f"token {token!r} has the impossible id {id_!r}"
+        impossible_id(token, id_)
         for token, id_ in vocabulary.ids.items()
         if not is_id(id_)
     ]
@@ -189,7 +190,7 @@ def _id_problems(vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]) ->
         *vocabulary.ids.items(),
         *((a.content, a.id) for a in vocabulary.added.values()),
     ]:
-        if names.setdefault(id_, token) != token:
+        if is_id(id_) and names.setdefault(id_, token) != token:
             problems.append(f"id {id_} has two tokens, {names[id_]!r} and {token!r}")
     owners: dict[bytes, str] = {}
     for token, value in bytes_by_token.items():
@@ -201,7 +202,7 @@ def _id_problems(vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]) ->
     if vocabulary.ids and missing and not vocabulary.is_of_words:
         problems.append(f"the vocabulary lacks {missing} of the 256 single bytes")
     problems += _merge_problems(vocabulary)
-    return _shortened(problems)
+    return shortened(problems)
 
 
 def _merge_problems(vocabulary: Vocabulary) -> list[str]:
@@ -217,14 +218,6 @@ def _merge_problems(vocabulary: Vocabulary) -> list[str]:
             problems.append(f"merge {number} ({left!r}, {right!r}) is listed twice")
         seen.add((left, right))
     return problems
-
-
-def _shortened(problems: list[str]) -> list[str]:
-    """A broken vocabulary can be wrong 50,000 times; the first few say how."""
-    if len(problems) <= _MAX_LISTED:
-        return problems
-    rest = len(problems) - _MAX_LISTED
-    return [*problems[:_MAX_LISTED], f"and {rest} more problems of the vocabulary"]
 
 
 class _Merge(NamedTuple):
@@ -258,7 +251,7 @@ def _live_ranks(merges: Iterable[tuple[bytes, bytes]]) -> dict[bytes, int]:
         if part in live
     ]
     if problems:
-        raise TokenizerError(_shortened(problems))
+        raise TokenizerError(shortened(problems))
     return {token: merge.rank for token, merge in live.items()}
 
 

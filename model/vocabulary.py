@@ -52,6 +52,8 @@ _SPECIAL_FIELDS = tuple(
     f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
 _ID = re.compile("[0-9]{1,9}")
+_MAX_ID = 2**24 - 1
+_MAX_LISTED = 5
 _WORD_OPTIONS = ("add_prefix_space", "add_bos_token", "add_eos_token")
 _OPTIONS = (*_WORD_OPTIONS, "do_lower_case")  # words are lower-cased in any case
 _SPECIAL_LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -94,14 +96,16 @@ class Vocabulary:
     def add(self, content: object, id_: object, *, special: bool, normalized: bool) -> None:
         """Note an added token; a contradiction is a problem."""
         if not isinstance(content, str) or not content or not _is_text(content):
-            self.problems.append(f"added token {content!r} is not a text")
+            self.problems.append(f"added token {content!r:.80} is not a text")
             return
         known = self.added.get(content)
         known_id = known.id if known else self.ids.get(content, id_)
         if known_id != id_:
-            self.problems.append(f"token {content!r} has two ids, {known_id} and {id_}")
+            self.problems.append(
+                f"token {content!r:.80} has two ids, {known_id!r:.80} and {id_!r:.80}"
+            )
         elif not is_id(id_):
-            self.problems.append(f"token {content!r} has the impossible id {id_!r}")
+            self.problems.append(impossible_id(content, id_))
         elif known is None:
             self.added[content] = AddedToken(content, id_, special, normalized)
         elif special and not known.is_special:
@@ -114,8 +118,21 @@ def _is_text(content: str) -> bool:
 
 
 def is_id(value: object) -> TypeGuard[int]:
-    """Whether ``value`` can be a token id."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether ``value`` can be a token id: tables have room for each up to the highest."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_ID
+
+
+def impossible_id(token: str, value: object) -> str:
+    """The problem of a token whose id is no id."""
+    return f"token {token!r:.80} has the impossible id {value!r:.80}, ids are 0 to {_MAX_ID:,}"
+
+
+def shortened(problems: list[str]) -> list[str]:
+    """A broken vocabulary can be wrong 50,000 times; the first few say how."""
+    if len(problems) <= _MAX_LISTED:
+        return problems
+    rest = len(problems) - _MAX_LISTED
+    return [*problems[:_MAX_LISTED], f"and {rest} more problems of the vocabulary"]
 
 
 def read_vocabulary(directory: Path) -> Vocabulary:
@@ -185,13 +202,15 @@ def _read_pair(pair: tuple[str, str], directory: Path, vocabulary: Vocabulary) -
 
 
 def _read_merges(merges: Iterable[object], name: str, vocabulary: Vocabulary) -> None:
+    problems = []
     for number, merge in enumerate(merges, start=1):
         parts = merge.split(" ") if isinstance(merge, str) else merge
         match parts:
             case [str(left), str(right)] if left and right:
                 vocabulary.merges.append((left, right))
             case _:
-                vocabulary.problems.append(f"{name}: merge {number} is not a pair: {merge!r}")
+                problems.append(f"{name}: merge {number} is not a pair: {merge!r:.80}")
+    vocabulary.problems += shortened(problems)
 
 
 def _read_tokenizer_json(values: Mapping[str, Any], vocabulary: Vocabulary) -> None:

@@ -193,7 +193,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "fused": (lambda v: v["model"].update(fuse_unk=True), "fuse_unk True"),
     "dropout": (lambda v: v["model"].update(dropout=0.1), "dropout 0.1"),
     "no unk": (lambda v: v["model"]["vocab"].pop("<unk>"), "the vocabulary has no <unk>"),
-    "large id": (lambda v: v["model"]["vocab"].update({"x": 2**31}), "'x' has the id 2147483648"),
+    "large id": (
+        lambda v: v["model"]["vocab"].update({"x": 2**24}),
+        "'x' has the impossible id 16777216",
+    ),
     "two ids": (lambda v: v["model"]["vocab"].update({"x": 1}), "id 1 has two tokens"),
     "merge": (lambda v: v["model"]["merges"].append(["q", "z</w>"]), "which is not in the vocab"),
 }

@@ -94,6 +94,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "impossible id": (added(id=-1, content="<m>"), "impossible id -1"),
     "bytes for two": (setting("model", "vocab", "世", value=900), "have two tokens"),
     "a fractional id": (setting("model", "vocab", "zq", value=1.5), "impossible id 1.5"),
+    "a list for an id": (setting("model", "vocab", "zq", value=[1]), r"impossible id \[1\]"),
+    "a huge id": (setting("model", "vocab", "zq", value=2**24), "ids are 0 to 16,777,215"),
     "a missing byte": (dropped("z"), "lacks 1 of the 256"),
     "a missing merge": (dropped("at"), "needs 'at'"),
     "a bad merge": (setting("model", "merges", value=["a b c"]), "merge 1 is not a pair"),
@@ -139,6 +141,13 @@ def test_every_problem_is_in_one_message(plain_dir: Path, tmp_path: Path) -> Non
     ):
         assert part in str(caught.value)
         assert any(part in problem for problem in caught.value.problems)
+
+
+def test_many_bad_merges_are_told_by_the_first(plain_dir: Path, tmp_path: Path) -> None:
+    shutil.copy(plain_dir / "tokenizer.json", tmp_path)
+    with pytest.raises(TokenizerError, match="and 95 more problems") as caught:
+        Tokenizer.from_directory(edited(tmp_path, setting("model", "merges", value=["x"] * 100)))
+    assert len(caught.value.problems) == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{" * 100_000, b"null"])
