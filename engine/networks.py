@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from model.config import GPTConfig
 from model.decoder import GPT
+from model.equalise import equalised_adapter
 from model.kernels.decoder import Lookup, NativeDecoder
 from model.kernels.native import NativeKernels, NativeMatrix
 from model.kernels.packing import padded
 from model.linear import pack, pack_quantised
+from model.lora import Adapter
 from model.network import Network, TorchNetwork, gpt_with
 from model.quantised import QuantisedMatrix
 from model.quantising import EMBEDDING, HEAD, METHODS, quantise_tensors
@@ -29,12 +31,14 @@ class Weights:
     """What a checkpoint holds, by name: tensors as they are stored, and quantised matrices.
 
     A tied head is not among ``tensors``; among ``matrices`` the head is ``lm_head.weight``, and
-    where ``tensors`` have no ``wte.weight`` its rows are the embedding.
+    where ``tensors`` have no ``wte.weight`` its rows are the embedding. ``adapters`` are what tasks
+    have beside the matrices, for spans that name them by their index.
     """
 
     config: GPTConfig
     tensors: Mapping[str, Tensor]
     matrices: Mapping[str, QuantisedMatrix]
+    adapters: Sequence[Adapter] = ()
 
     def quantised(self, method: str) -> Weights:
         """Quantised as ``method`` says, or as they already are."""
@@ -43,7 +47,8 @@ class Weights:
         plain, matrices = quantise_tensors(self.config, self.tensors, method)
         if self.config.is_head_tied:
             del plain[EMBEDDING]  # the rows of the head, as in a checkpoint that was quantised
-        return Weights(self.config, plain, matrices)
+        adapters = [equalised_adapter(self.config, self.tensors, one) for one in self.adapters]
+        return Weights(self.config, plain, matrices, adapters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def build_network(
         gpt.wte = torch.nn.Embedding(table.shape[0], table.shape[1], device="meta")
         gpt.wte.weight = torch.nn.Parameter(table, requires_grad=False)
     path = pack_quantised(gpt, weights.matrices) if weights.matrices else pack(gpt, _torch(dtype))
-    return TorchNetwork(gpt, cache), cache, f"torch {path}"
+    return TorchNetwork(gpt, cache, weights.adapters), cache, f"torch {path}"
 
 
 def _torch(dtype: str) -> torch.dtype:
@@ -155,6 +160,7 @@ def _native(
         matrices,
         kernels,
         cache,
+        weights.adapters,
     )
 
 

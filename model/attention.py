@@ -32,11 +32,15 @@ MIN_KEYS = 16
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tokens of one row in this step: ``length`` of them, from ``start`` of ``slot`` on."""
+    """The tokens of one row in this step: ``length`` of them, from ``start`` of ``slot`` on.
+
+    ``adapter`` is the index of what stands beside the network's matrices for them, if anything.
+    """
 
     slot: int
     start: int
     length: int
+    adapter: int | None = None
 
     @property
     def end(self) -> int:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from model.config import GPTConfig
+from model.lora import Adapter, Thin
 
 NORMAL_RANGE = 3.0
 """Standard deviations that a normalised channel is taken to reach."""
@@ -58,6 +59,28 @@ def _without_constants(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, 
     query, _, value = bias.chunk(3)  # (3C) -> (C) each
     alone = torch.cat((query, torch.zeros(2 * len(query), dtype=torch.float64)))
     return {names[0]: alone.float(), names[2]: (behind + weight @ value).float()}
+
+
+def equalised_adapter(
+    config: GPTConfig, tensors: Mapping[str, Tensor], adapter: Adapter
+) -> Adapter:
+    """``adapter`` of the decoder of ``tensors``, beside what :func:`equalise` makes of that.
+
+    A follows the columns of its matrix. Values come to c_proj without their constants, so what its
+    thin matrices made of these is an offset.
+    """
+    out = dict(adapter)
+    for norm, matrix in norms(config):
+        name = matrix.removesuffix(".weight")
+        if thin := out.get(name):
+            s = column_scales(*(tensors[key].float() for key in (*_names(norm), matrix)))
+            out[name] = Thin(thin.a * s, thin.b, thin.offset)
+    for layer in range(config.num_layers):
+        name = f"h.{layer}.attn.c_proj"
+        if thin := out.get(name):
+            _, _, value = tensors[f"h.{layer}.attn.c_attn.bias"].double().chunk(3)
+            out[name] = Thin(thin.a, thin.b, (thin.a.double() @ value).float())
+    return out
 
 
 def norms(config: GPTConfig) -> Iterator[tuple[str, str]]:

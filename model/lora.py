@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from model.config import ConfigError, GPTConfig
@@ -89,6 +90,42 @@ def adapter_shapes(config: GPTConfig, lora: LoraConfig) -> dict[str, tuple[int, 
         shapes[f"{name}.{LORA_A}"] = (lora.rank, num_inputs)
         shapes[f"{name}.{LORA_B}"] = (num_outputs, lora.rank)
     return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Thin:
+    """The two thin matrices beside one matrix W (M, K): W x becomes W x + B (A x + offset).
+
+    ``a`` is A (r, K) and ``b`` alpha / rank * B (M, r), both float32. ``offset`` (r) is zero until
+    a part of x is taken out of x (model/equalise.py). Beside the embeddings (V, C) ``a`` is (r, C)
+    and ``b`` (V, r): a row of B times A is added to a row of W.
+    """
+
+    a: Tensor
+    b: Tensor
+    offset: Tensor
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return len(self.a)
+
+
+Adapter = Mapping[str, Thin]
+"""All of one task, by the names of the matrices without ``.weight``: h.0.attn.c_attn, wte."""
+
+
+def adapter_of(tensors: Mapping[str, Tensor], scale: float) -> Adapter:
+    """What a task's thin matrices (adapter_shapes) are when they are served."""
+    return {
+        name: Thin(
+            lora_a.detach().float(),
+            tensors[f"{name}.{LORA_B}"].detach().float() * scale,
+            torch.zeros(len(lora_a)),
+        )
+        for name, lora_a in ((key.removesuffix(f".{LORA_A}"), t) for key, t in tensors.items())
+        if f"{name}.{LORA_B}" in tensors
+    }
 
 
 def adapted(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:

@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.adapted import adapted_gpt
 from model.attention import SlotAttention, Span
 from model.config import GPTConfig
 from model.decoder import GPT
+from model.lora import Adapter
 from model.slot_cache import SlotCache
 
 
@@ -31,16 +33,27 @@ class Network(Protocol):
 
 
 class TorchNetwork:
-    """The plain one: ``GPT`` with packed layers, and the reference attention."""
+    """The plain one: ``GPT`` with packed layers, and the reference attention.
 
-    def __init__(self, gpt: GPT, cache: SlotCache) -> None:
+    ``adapters`` are those that spans name by their index. The rows of each take a pass of their
+    own, in which all but the thin matrices is shared.
+    """
+
+    def __init__(self, gpt: GPT, cache: SlotCache, adapters: Sequence[Adapter] = ()) -> None:
         self._gpt = gpt
+        self._adapted = [adapted_gpt(gpt, adapter) for adapter in adapters]
         self._cache = cache
 
     def hidden(self, ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Network."""
-        attend = SlotAttention(self._gpt.config, self._cache, spans)
-        hidden: Tensor = self._gpt(torch.tensor(ids), positions(spans), attend)  # (N, C)
+        all_ids = torch.tensor(ids)
+        hidden = torch.empty(len(ids), self._gpt.config.num_channels)  # (N, C)
+        for adapter in dict.fromkeys(span.adapter for span in spans):
+            gpt = self._gpt if adapter is None else self._adapted[adapter]
+            mine = [span for span in spans if span.adapter == adapter]
+            rows = torch.tensor([s.adapter == adapter for s in spans for _ in range(s.length)])
+            attend = SlotAttention(gpt.config, self._cache, mine)
+            hidden[rows] = gpt(all_ids[rows], positions(mine), attend)
         return hidden[list(wanted)]
 
     def logits(self, hidden: Tensor) -> Tensor:

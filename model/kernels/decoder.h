@@ -36,19 +36,20 @@ struct Scratch {
     float* narrow;  // (N, C)
 
     Rows& rows_for(int64_t num_rows) { return num_rows == 1 ? own : shared; }
+    void set_adapters(const int32_t* adapters) { own.adapters = shared.adapters = adapters; }
 
     static int64_t width(const Decoder& d) { return std::max(3 * d.num_channels, d.num_inner); }
     static int64_t bytes(const Decoder& d, int64_t num_tokens) {
         const int64_t inputs = std::max(d.num_channels, d.num_inner);
-        return rows_bytes(num_tokens, inputs) +
+        return rows_bytes(num_tokens, inputs, d.max_rank) +
                round_up(num_tokens * (width(d) + d.num_channels) * 4, 64);
     }
     static Scratch in(const Decoder& d, const Step& step) {
         const int64_t inputs = std::max(d.num_channels, d.num_inner);
         Scratch scratch;
-        scratch.shared = rows_in(step.scratch, step.num_tokens, inputs);
-        scratch.wide =
-            reinterpret_cast<float*>(step.scratch + rows_bytes(step.num_tokens, inputs));
+        scratch.shared = rows_in(step.scratch, step.num_tokens, inputs, d.max_rank);
+        scratch.wide = reinterpret_cast<float*>(
+            step.scratch + rows_bytes(step.num_tokens, inputs, d.max_rank));
         scratch.narrow = scratch.wide + step.num_tokens * width(d);
         return scratch;
     }
@@ -58,10 +59,9 @@ struct Scratch {
 // that is quicker than to wait for each other.
 static void prepare_rows(const float* x, const Matrix& matrix, Rows& rows, int64_t num_rows) {
     const int num_inputs = matrix.num_inputs;
-    if (num_rows == 1) return prepare(x, num_inputs, matrix.precision, rows, 0);
+    if (num_rows == 1) return prepare(x, matrix, rows, 0);
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < num_rows; ++row)
-        prepare(x + row * num_inputs, num_inputs, matrix.precision, rows, row);
+    for (int64_t row = 0; row < num_rows; ++row) prepare(x + row * num_inputs, matrix, rows, row);
 }
 
 // `kept` takes the rows as they are after the norm, unless it is null. It is never `x`, which others
@@ -74,13 +74,13 @@ static void normalise_rows(const float* x, const float* gain, const float* bias,
         normalise(x, gain, bias, d.num_channels, d.epsilon, line);
 #pragma omp master
         if (kept) std::memcpy(kept, line, line_bytes);
-        return prepare(line, d.num_channels, matrix.precision, rows, 0);
+        return prepare(line, matrix, rows, 0);
     }
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) {
         normalise(x + row * d.num_channels, gain, bias, d.num_channels, d.epsilon, line);
         if (kept) std::memcpy(kept + row * d.num_channels, line, line_bytes);
-        prepare(line, d.num_channels, matrix.precision, rows, row);
+        prepare(line, matrix, rows, row);
     }
 }
 
@@ -110,6 +110,14 @@ static void mlp(const Decoder& d, const Layer& layer, Codebook book, const Step&
     product(layer.mlp_proj, book, rows, num_rows, {Output::ADD, residual, d.num_channels, 0});
 }
 
+// The adapters of the rows that keep_wanted leaves.
+static std::vector<int32_t> wanted_adapters(const Step& step) {
+    std::vector<int32_t> adapters;
+    for (int64_t i = 0; step.adapters && i < step.num_wanted; ++i)
+        adapters.push_back(step.adapters[step.wanted[i]]);
+    return adapters;
+}
+
 // Rows nobody asks for are left out of what follows the last layer's attention.
 static void keep_wanted(const Decoder& d, const Step& step, float* attended) {
     const size_t line = d.num_channels * sizeof(float);
@@ -126,12 +134,14 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
     std::vector<Item> items, long_spans;
     split(step, d.num_heads, items, long_spans);
     Scratch scratch = Scratch::in(d, step);
+    const std::vector<int32_t> adapters = wanted_adapters(step);
 #pragma omp parallel firstprivate(scratch)
     {
         std::vector<float> own(std::max<int64_t>(attention_scratch(cache, head_len), d.num_channels));
         const int64_t num_inputs = std::max(d.num_channels, d.num_inner);
-        std::vector<uint8_t> own_row(rows_bytes(1, num_inputs));
-        scratch.own = rows_in(own_row.data(), 1, num_inputs);
+        std::vector<uint8_t> own_row(rows_bytes(1, num_inputs, d.max_rank));
+        scratch.own = rows_in(own_row.data(), 1, num_inputs, d.max_rank);
+        scratch.set_adapters(step.adapters);
         int64_t num_rows = step.num_tokens;
         for (int l = 0; l < d.num_layers; ++l) {
             const Layer& layer = d.layers[l];
@@ -145,6 +155,7 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
 #pragma omp single
                 keep_wanted(d, step, scratch.narrow);
                 num_rows = step.num_wanted;
+                scratch.set_adapters(step.adapters ? adapters.data() : nullptr);
             }
             prepare_rows(scratch.narrow, layer.attn_proj, scratch.rows_for(num_rows), num_rows);
             product(layer.attn_proj, book, scratch.rows_for(num_rows), num_rows,
@@ -162,11 +173,11 @@ static void run(const Decoder& d, const Cache& cache, Codebook book, const Step&
 // One product by itself: x (N, K) to out (N, M), its lines `stride` floats apart.
 static void linear(const Matrix& matrix, Codebook book, const float* x, int64_t num_rows,
                    float* out, int64_t stride, uint8_t* scratch) {
-    Rows rows = rows_in(scratch, num_rows, matrix.num_inputs);
+    Rows rows = rows_in(scratch, num_rows, matrix.num_inputs, 0);
 #pragma omp parallel firstprivate(rows)
     {
-        std::vector<uint8_t> own_row(rows_bytes(1, matrix.num_inputs));
-        if (num_rows == 1) rows = rows_in(own_row.data(), 1, matrix.num_inputs);
+        std::vector<uint8_t> own_row(rows_bytes(1, matrix.num_inputs, 0));
+        if (num_rows == 1) rows = rows_in(own_row.data(), 1, matrix.num_inputs, 0);
         prepare_rows(x, matrix, rows, num_rows);
         product(matrix, book, rows, num_rows, {Output::STORE, out, stride, 0});
     }

@@ -11,6 +11,8 @@ from model.attention import Span, score_scale
 from model.config import GPTConfig
 from model.kernels import structs
 from model.kernels.native import LANES, NativeKernels, NativeMatrix, cache_struct, span_lines
+from model.kernels.thin import NativeThins, ThinWords, adapter_lines, max_rank
+from model.lora import Adapter
 from model.network import positions
 from model.slot_cache import SlotCache
 
@@ -30,7 +32,7 @@ class NativeDecoder:
 
     ``matrices`` are the linear layers by the name of their weight, the head among them as
     ``lm_head.weight``; ``norms`` the gains and biases of the norms by their names, and
-    ``position_table`` is wpe.
+    ``position_table`` is wpe. ``adapters`` are those that spans name by their index.
     """
 
     def __init__(
@@ -42,12 +44,19 @@ class NativeDecoder:
         matrices: Mapping[str, NativeMatrix],
         kernels: NativeKernels,
         cache: SlotCache,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self._config = config
         self._embed = embed
         self._positions = position_table
         self._norms = {name: norm.detach().float().contiguous() for name, norm in norms.items()}
         self._matrices = matrices
+        self._thins = {
+            name: thins
+            for name in (weight.removesuffix(".weight") for weight in matrices)
+            if (thins := NativeThins.beside(name, adapters))
+        }
+        self._thin_words = ThinWords(adapters, kernels)
         self._kernels = kernels
         self._cache = cache  # kept alive: the structure points into it
         self._cache_struct = cache_struct(cache)
@@ -66,6 +75,7 @@ class NativeDecoder:
             activation=structs.ACTIVATIONS[config.activation],
             epsilon=config.norm_epsilon,
             is_post_norm=config.is_post_norm,
+            max_rank=max_rank(adapters),
         )
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
@@ -79,12 +89,19 @@ class NativeDecoder:
             ln_1_bias=self._bias(before_attn),
             ln_2_gain=self._gain(before_mlp),
             ln_2_bias=self._bias(before_mlp),
-            c_attn=self._matrices[name + "attn.c_attn.weight"].struct,
-            attn_proj=self._matrices[name + "attn.c_proj.weight"].struct,
-            c_fc=self._matrices[name + "mlp.c_fc.weight"].struct,
-            mlp_proj=self._matrices[name + "mlp.c_proj.weight"].struct,
+            c_attn=self._matrix(name + "attn.c_attn"),
+            attn_proj=self._matrix(name + "attn.c_proj"),
+            c_fc=self._matrix(name + "mlp.c_fc"),
+            mlp_proj=self._matrix(name + "mlp.c_proj"),
             score_scale=score_scale(self._config, index),
         )
+
+    def _matrix(self, name: str) -> structs.Matrix:
+        """With what adapters have beside it."""
+        struct = structs.Matrix.from_buffer_copy(self._matrices[f"{name}.weight"].struct)
+        if thins := self._thins.get(name):
+            struct.thins = thins.structs
+        return struct
 
     def _gain(self, norm: str) -> int | None:
         """The address of a norm's gain; None before the first layer of a post-norm decoder."""
@@ -97,7 +114,11 @@ class NativeDecoder:
 
     def hidden(self, ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """See Network."""
-        x = self._embed(torch.tensor(ids)) + self._positions[positions(spans)].float()  # (N, C)
+        all_ids = torch.tensor(ids)
+        x = self._embed(all_ids) + self._positions[positions(spans)].float()  # (N, C)
+        adapters = adapter_lines(spans)
+        if adapters is not None:
+            self._thin_words.add(x, all_ids, adapters)
         hidden = torch.empty(len(wanted), self._config.num_channels)
         lines = span_lines(spans)
         indices = torch.tensor(wanted, dtype=torch.int64)
@@ -106,6 +127,7 @@ class NativeDecoder:
             hidden=hidden.data_ptr(),
             spans=lines.data_ptr(),
             wanted=indices.data_ptr(),
+            adapters=None if adapters is None else adapters.data_ptr(),
             num_tokens=len(ids),
             num_spans=len(spans),
             num_wanted=len(wanted),

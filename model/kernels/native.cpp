@@ -97,7 +97,7 @@ int64_t gpt2_run_scratch(const Decoder* decoder, int64_t num_tokens) {
     return plain::Scratch::bytes(*decoder, num_tokens);
 }
 int64_t gpt2_linear_scratch(int64_t num_rows, int64_t num_inputs) {
-    return plain::rows_bytes(num_rows, num_inputs);
+    return plain::rows_bytes(num_rows, num_inputs, 0);
 }
 
 // Embeddings to final hidden states, through every layer. `path` is one bit of

@@ -16,6 +16,7 @@ constexpr int64_t PANEL_ROWS = 64;  // rows of a piece of a product that one thr
 
 #include "simd.h"
 #include "rows.h"
+#include "adapters.h"
 #include "products.h"
 #include "attention.h"
 #include "decoder.h"

@@ -230,10 +230,11 @@ struct Output {
     int64_t stride;  // elements
     int32_t activation;
 
-    void put(const Matrix& matrix, int64_t row, int column, Vec v) const {
+    void put(const Matrix& matrix, const Rows& rows, int64_t row, int column, Vec v) const {
         const int count = matrix.num_outputs - column;
         float* place = data + row * stride + column;
         if (matrix.bias != nullptr) v += load_part(matrix.bias + column, count);
+        if (const Thin* thin = thin_of(matrix, rows, row)) v += raise(*thin, matrix, rows, row, column);
         if (kind == ACTIVATE) v = activate(activation, v);
         if (count >= LANES) {
             store(place, kind == ADD ? load(place) + v : v);
@@ -263,7 +264,7 @@ static inline void cross(const Matrix& matrix, Codebook book, int block_start, i
                               width, column, rows, row, out);
         }
         for (int r = 0; r < R; ++r)
-            for (int c = 0; c < C; ++c) output.put(matrix, row + r, column + c * LANES, out[r][c]);
+            for (int c = 0; c < C; ++c) output.put(matrix, rows, row + r, column + c * LANES, out[r][c]);
     }
     if constexpr (C > 1)
         if (first < last) cross<P, R, 1>(matrix, book, block_start, first, last, rows, row, output);

@@ -3,15 +3,19 @@
 // bits do not depend on its neighbours.
 
 // value = data * scale; the sums are those of data. INT8 has `scales` and `sums`, INT4 those of
-// groups. A line is padded by zeros to a whole number of vectors.
+// groups. A line is padded by zeros to a whole number of vectors. `adapters` has the adapter of
+// each row, -1 for none, or is null; `low` is what A makes of rows with one (adapters.h).
 struct Rows {
     uint8_t* data;
     float* scales;
     int32_t* sums;
     float* group_scales;
     int32_t* group_sums;
+    float* low;
+    const int32_t* adapters;
     int64_t stride;        // bytes
     int64_t group_stride;  // elements
+    int64_t max_rank;
 
     const uint8_t* line(int64_t row) const { return data + row * stride; }
 };
@@ -20,8 +24,10 @@ static inline int64_t round_up(int64_t count, int64_t multiple) {
     return (count + multiple - 1) / multiple * multiple;
 }
 
-// Where `num_rows` rows of up to `num_inputs` values are kept in scratch memory.
-static inline Rows rows_in(uint8_t* scratch, int64_t num_rows, int64_t num_inputs) {
+// Where `num_rows` rows of up to `num_inputs` values are kept in scratch memory, and what thin
+// matrices of up to `max_rank` make of them.
+static inline Rows rows_in(uint8_t* scratch, int64_t num_rows, int64_t num_inputs,
+                           int64_t max_rank) {
     Rows rows;
     rows.stride = round_up(num_inputs, 64) * 4;
     rows.group_stride = round_up(num_inputs, GROUP_LEN) / GROUP_LEN;
@@ -30,12 +36,16 @@ static inline Rows rows_in(uint8_t* scratch, int64_t num_rows, int64_t num_input
     rows.sums = reinterpret_cast<int32_t*>(rows.scales + num_rows);
     rows.group_scales = reinterpret_cast<float*>(rows.sums + num_rows);
     rows.group_sums = reinterpret_cast<int32_t*>(rows.group_scales + num_rows * rows.group_stride);
+    rows.low = reinterpret_cast<float*>(rows.group_sums + num_rows * rows.group_stride);
+    rows.adapters = nullptr;
+    rows.max_rank = max_rank;
     return rows;
 }
 
-static inline int64_t rows_bytes(int64_t num_rows, int64_t num_inputs) {
+static inline int64_t rows_bytes(int64_t num_rows, int64_t num_inputs, int64_t max_rank) {
     const int64_t num_groups = round_up(num_inputs, GROUP_LEN) / GROUP_LEN;
-    return round_up(num_rows * (round_up(num_inputs, 64) * 4 + 8 + 8 * num_groups), 64);
+    const int64_t line = round_up(num_inputs, 64) * 4 + 8 + 8 * num_groups + 4 * max_rank;
+    return round_up(num_rows * line, 64);
 }
 
 // 16 values of which the last vector may have fewer.
@@ -86,8 +96,8 @@ static inline void quantise_groups(const float* x, int num_inputs, Rows& rows, i
 }
 
 // Bring one row to the form that a product in `precision` reads.
-static inline void prepare(const float* x, int num_inputs, int32_t precision, Rows& rows,
-                           int64_t row) {
+static inline void round_row(const float* x, int num_inputs, int32_t precision, Rows& rows,
+                             int64_t row) {
     uint8_t* line = rows.data + row * rows.stride;
     if (precision == INT8) return quantise(x, num_inputs, rows, row);
     if (precision == INT4) return quantise_groups(x, num_inputs, rows, row);

@@ -10,13 +10,25 @@ ACTIVATIONS = {"gelu_tanh": 0, "gelu_erf": 1, "relu": 2, "silu": 3, "tanh": 4}
 _POINTER = ctypes.c_void_p
 
 
+class Thin(ctypes.Structure):
+    """An adapter's two thin matrices beside one matrix."""
+
+    _fields_ = (
+        ("a", _POINTER),
+        ("b", _POINTER),
+        ("offset", _POINTER),
+        ("rank", ctypes.c_int32),
+    )
+
+
 class Matrix(ctypes.Structure):
-    """A linear layer's interleaved weight, its scales and its bias."""
+    """A linear layer's interleaved weight, its scales and its bias, and what adapters add."""
 
     _fields_ = (
         ("packed", _POINTER),
         ("scales", _POINTER),
         ("bias", _POINTER),
+        ("thins", ctypes.POINTER(Thin)),
         ("precision", ctypes.c_int32),
         ("num_outputs", ctypes.c_int32),
         ("num_inputs", ctypes.c_int32),
@@ -67,6 +79,7 @@ class Decoder(ctypes.Structure):
         ("activation", ctypes.c_int32),
         ("epsilon", ctypes.c_float),
         ("is_post_norm", ctypes.c_int32),
+        ("max_rank", ctypes.c_int32),
     )
 
 
@@ -78,6 +91,7 @@ class Step(ctypes.Structure):
         ("hidden", _POINTER),
         ("spans", _POINTER),
         ("wanted", _POINTER),
+        ("adapters", _POINTER),
         ("num_tokens", ctypes.c_int64),
         ("num_spans", ctypes.c_int64),
         ("num_wanted", ctypes.c_int64),

@@ -9,13 +9,25 @@ enum Activation : int32_t { GELU_TANH = 0, GELU_ERF = 1, RELU = 2, SILU = 3, TAN
 constexpr int BLOCK_COLUMNS = 48;  // model/kernels/packing.py
 constexpr int GROUP_LEN = 32;      // inputs that share a scale in INT4
 
+// The two thin matrices that an adapter has beside one matrix (model/lora.py): to its outputs they
+// add B (A x + offset), in float32. a is A (rank, num_inputs), b is B transposed (rank,
+// num_outputs), its lines padded by zeros to a multiple of 16. rank is 0 where there are none.
+struct Thin {
+    const float* a;
+    const float* b;
+    const float* offset;
+    int32_t rank;
+};
+
 // A linear layer, out = x * weight^T + bias, its weight (num_outputs, num_inputs) interleaved as
 // model/kernels/packing.py says. scales: one float an output for INT8, one float16 a group of
-// inputs and output for INT4 (interleaved too), else null. bias may be null.
+// inputs and output for INT4 (interleaved too), else null. bias may be null. thins has one for each
+// adapter; it is null where no step has adapters.
 struct Matrix {
     const uint8_t* packed;
     const void* scales;
     const float* bias;
+    const Thin* thins;
     int32_t precision;
     int32_t num_outputs;
     int32_t num_inputs;
@@ -60,6 +72,7 @@ struct Decoder {
     int32_t activation;
     float epsilon;
     int32_t is_post_norm;
+    int32_t max_rank;  // of all adapters, 0 without any
 };
 
 // The tokens of one row: `length` of them, from `first_token` on along N and from position
@@ -72,12 +85,14 @@ struct Span {
 };
 
 // One pass: x (N, C) is the sum of the embeddings, and changes; hidden (W, C) takes the final hidden
-// states of the `wanted` tokens, ascending indices along N.
+// states of the `wanted` tokens, ascending indices along N. adapters (N) is the adapter of each
+// token, -1 for none; null where no token has one.
 struct Step {
     float* x;
     float* hidden;
     const Span* spans;
     const int64_t* wanted;
+    const int32_t* adapters;
     int64_t num_tokens;
     int64_t num_spans;
     int64_t num_wanted;
