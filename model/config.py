@@ -57,6 +57,13 @@ class GPTConfig:
             for name in _COUNTS
             if not _is_count(getattr(self, name))
         ]
+        problems += [
+            f"{name} must be true or false, got {getattr(self, name)!r}"
+            for name in _FLAGS
+            if not isinstance(getattr(self, name), bool)
+        ]
+        if not all(type(id_) is int and 0 <= id_ < _MAX_ID for id_ in self.eos_token_ids):
+            problems.append(f"eos_token_ids must be token ids, got {self.eos_token_ids!r:.80}")
         if not problems and self.num_channels % self.num_heads:
             problems.append(
                 f"num_channels must be a multiple of num_heads, "
@@ -132,6 +139,8 @@ class GPTConfig:
 _ADDED = frozenset({"norm_placement"})
 """Fields that checkpoints exist without."""
 
+_FLAGS = ("is_head_tied", "is_attention_scaled", "is_attention_layer_scaled")
+_MAX_ID = 2**31
 _COUNTS = ("vocab_size", "num_positions", "num_channels", "num_layers", "num_heads", "num_inner")
 
 

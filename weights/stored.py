@@ -123,16 +123,26 @@ def expected_shapes(config: GPTConfig, num_stored: int) -> dict[str, tuple[int, 
     Raises CheckpointError for sizes so far from the ``num_stored`` tensors there are that even
     listing the names would take forever.
     """
-    counts = (config.vocab_size, config.num_positions, config.num_channels, config.num_inner)
-    if max(counts) > _MAX_COUNT:
-        raise CheckpointError(
-            [f"the configuration has a size over {_MAX_COUNT:,}: {max(counts):,}"]
-        )
+    if problem := size_problem(config):
+        raise CheckpointError([problem])
     if config.num_layers > num_stored:
         raise CheckpointError(
             [f"the configuration has {config.num_layers:,} layers, the files {num_stored} tensors"]
         )
     return parameter_shapes(config)
+
+
+def size_problem(config: GPTConfig) -> str | None:
+    """Which size of ``config`` is beyond what tensors can have, if there is one; but for layers."""
+    largest = max(config.vocab_size, config.num_positions, config.num_channels, config.num_inner)
+    if largest <= _MAX_COUNT:
+        return None
+    return f"the configuration has a size over {_MAX_COUNT:,}: {_told(largest)}"
+
+
+def _told(count: int) -> str:
+    """A count as it may stand in a message; Python refuses to spell one of over 4,300 digits."""
+    return f"{count:,}" if count < 2**128 else "2**128 or more"
 
 
 def tensor_problems(

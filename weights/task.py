@@ -24,6 +24,7 @@ from weights.checkpoint import Checkpoint, open_checkpoint, save_checkpoint, sta
 from weights.directory import named_problems, new_directory, write_object
 from weights.integrity import CHECKSUMS, checksums, damages
 from weights.stored import (
+    SAFETENSORS_DTYPES,
     STORED_DTYPES,
     CheckpointError,
     StoredTensors,
@@ -118,7 +119,7 @@ def open_task(path: Path, trunk: Checkpoint | None) -> Task:
         own_trunk = _open_trunk(path, description, trunk, problems)
         stored = StoredTensors([path / HEAD_FILE])
         source = _verified_source(path, description, stored, problems)
-        tensors = {} if stored.problems else {name: stored.load(name) for name in stored.owners}
+        tensors = _computable(stored)
         problems += nonfinite_problems(tensors, Progress(None, 0))
         if problems:
             raise CheckpointError(problems)
@@ -195,6 +196,14 @@ def _open_trunk(
     elif trunk.config != description.trunk_config:
         problems.append(f"task.json: the trunk's config is not that of {trunk.path}")
     return own_trunk
+
+
+def _computable(stored: StoredTensors) -> dict[str, Tensor]:
+    """All but tensors of dtypes that are a problem anyway: torch does not compute with some."""
+    if stored.problems:
+        return {}
+    supported = SAFETENSORS_DTYPES.values()
+    return {name: stored.load(name) for name in stored.owners if stored.dtype(name) in supported}
 
 
 def _verified_source(

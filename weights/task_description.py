@@ -14,7 +14,7 @@ from model.config import ConfigError, GPTConfig
 from model.heads import head_shape
 from model.lora import LoraConfig, adapter_shapes
 from model.tasks import NUM_SPECIAL, TaskConfig
-from weights.stored import CheckpointError
+from weights.stored import CheckpointError, size_problem
 
 FORMAT = "gpt2-server-task"
 FORMAT_VERSION = 1
@@ -28,6 +28,8 @@ TRAINS: tuple[Train, ...] = get_args(Train)
 
 Read = TypeVar("Read")
 
+# Ten times the layers of the largest; to list the tensors of many more would take forever.
+_MAX_LAYERS = 512
 _NAMES = ("name", "task", "train", "trunk", "lora")
 
 
@@ -58,6 +60,7 @@ class TaskDescription:
             problems.append(f"lora {found}")
         if not isinstance(self.trunk_hash, str):
             problems.append(f"the trunk's weights_hash must be a text, got {self.trunk_hash!r}")
+        problems += _size_problems(self.trunk_config)
         limit = self.trunk_config.num_positions
         if self.config.max_len > limit:
             problems.append(f"max_len must be at most {limit}, got {self.config.max_len}")
@@ -103,6 +106,17 @@ class TaskDescription:
             raise CheckpointError(problems)
         hash_ = trunk["weights_hash"]
         return cls(values["name"], config, values["train"], hash_, trunk_config, lora)
+
+
+def _size_problems(config: GPTConfig) -> list[str]:
+    found = size_problem(config)
+    problems = [f"task.json: trunk: {found}"] if found else []
+    if config.num_layers > _MAX_LAYERS:
+        problems.append(
+            f"task.json: trunk: num_layers must be at most {_MAX_LAYERS}, "
+            f"got {config.num_layers!r:.80}"
+        )
+    return problems
 
 
 def _format_problems(values: Mapping[str, Any]) -> list[str]:

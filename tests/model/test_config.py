@@ -37,6 +37,18 @@ def test_an_impossible_norm_placement_is_named(value: Any) -> None:
         replace(PRESETS["gpt"], norm_placement=value)
 
 
+@pytest.mark.parametrize("ids", [(-1,), (1.5,), ("a",), (True,), (2**31,), ([0],)])
+def test_ends_of_text_are_token_ids(ids: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^eos_token_ids must be token ids, got "):
+        replace(PRESETS["gpt"], eos_token_ids=ids)
+
+
+def test_flags_are_true_or_false() -> None:
+    changes: Any = {"is_head_tied": 1}
+    with pytest.raises(ConfigError, match=r"^is_head_tied must be true or false, got 1$"):
+        replace(PRESETS["gpt"], **changes)
+
+
 def test_the_sizes_of_gpt() -> None:
     """The GPT paper, section 4.1, and the released vocabulary."""
     gpt = PRESETS["gpt"]

@@ -208,6 +208,8 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object], name: str) -
         ),
         (lambda v: v.update(task=7), ["task.json: task: 'int' object"]),
         (lambda v: v["trunk"].update(config={}), ["task.json: trunk: missing field"]),
+        (lambda v: v["trunk"]["config"].update(num_layers=10**9), ["task.json: trunk: num_layers"]),
+        (lambda v: v["trunk"]["config"].update(num_inner=2**60), ["task.json: trunk: the config"]),
         (lambda v: v["lora"].update(rank=3), ["tensor h.0.attn.c_attn.lora_a has shape"]),
         (lambda v: v["trunk"]["config"].update(norm_epsilon=1e-6), ["task.json: the trunk's c"]),
     ],
@@ -219,6 +221,13 @@ def test_descriptions_that_are_wrong(
     found = problems(saved, trunk)
     starts = [text[: len(start)] for text, start in zip(found, wanted, strict=False)]
     assert starts == wanted, found
+
+
+def test_a_tensor_of_a_dtype_that_torch_cannot_compute_in(saved: Path, trunk: Checkpoint) -> None:
+    """Whether its values are numbers was asked of it before anybody had looked at its dtype."""
+    file = saved / "head.safetensors"
+    save_file({**load_file(file), "x": torch.zeros(2, dtype=torch.float8_e4m3fn)}, file)
+    assert "unexpected tensor x" in problems(saved, trunk)
 
 
 def flip(file: Path, offset: int) -> None:

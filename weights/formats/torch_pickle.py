@@ -97,18 +97,29 @@ def _check_zip(path: Path) -> None:
     """Compare every record with its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            damaged = archive.testzip()
+            problem = _record_problem(archive.infolist(), path.stat().st_size)
+            damaged = None if problem else archive.testzip()
     except Exception as error:  # whatever the bytes lead to
         raise CheckpointError([f"{path.name} is truncated or damaged: {error}"]) from error
+    if problem is not None:
+        raise CheckpointError([f"{path.name}: {problem}"])
     if damaged is not None:
         raise CheckpointError(
             [f"{path.name} is damaged: record {damaged!r:.80} differs from its checksum"]
         )
-    # Mapped as it lies, a compressed record would be taken for numbers.
-    packed = next((r.filename for r in records if r.compress_type != zipfile.ZIP_STORED), None)
-    if packed is not None:
-        raise CheckpointError([f"{path.name}: record {packed!r:.80} is compressed; save it again"])
+
+
+def _record_problem(records: Iterable[zipfile.ZipInfo], file_len: int) -> str | None:
+    """Why reading the records could take longer than their bytes do, or bring other ones."""
+    num_bytes = 0
+    for record in records:
+        # Mapped as it lies, a compressed record would be taken for numbers.
+        if record.compress_type != zipfile.ZIP_STORED:
+            return f"record {record.filename!r:.80} is compressed; save it again"
+        num_bytes += record.file_size
+    if num_bytes > file_len:
+        return f"its records have {num_bytes:,} bytes, the whole file {file_len:,}"
+    return None
 
 
 def _unpickle(path: Path, is_zip: bool) -> object:

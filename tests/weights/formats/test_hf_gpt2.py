@@ -174,6 +174,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rows": ({"vocab_size": 31}, r"wte.weight has shape \(30, 16\), expected \(31, 16\)"),
     "too many layers": ({"n_layer": 10**12}, "layers, the files 28 tensors"),
     "huge": ({"vocab_size": 10**30}, "size over"),
+    "too long to be spelt": ({"n_embd": 2 * (10**4_299 - 1)}, "2\\*\\*128 or more"),
 }
 
 
@@ -183,6 +184,18 @@ def test_refused_by_name(name: str, hf_dir: Path, edit_config: EditConfig) -> No
     (hf_dir / "generation_config.json").unlink()
     edit_config(hf_dir, **fields)
     with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(hf_dir)
+
+
+def test_a_head_of_a_dtype_that_torch_cannot_compare(
+    hf_dir: Path, edit_tensors: EditTensors
+) -> None:
+    def narrow(tensors: Tensors) -> None:
+        rows = torch.zeros(30, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+        tensors |= {"lm_head.weight": rows, "transformer.wte.weight": rows.clone()}
+
+    edit_tensors(hf_dir, narrow)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is F4, only float32"):
         open_checkpoint(hf_dir)
 
 
