@@ -21,7 +21,7 @@ from model.tasks import TaskConfig, TaskInputError, outcome, sequences
 from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
 from server.generation import Generation
-from server.openapi import body_of
+from server.openapi import QUEUED, operation
 from server.prompts import PromptReader, TextOrIds
 from server.schemas import ClassifyInput, ClassifyRequest
 from server.sse import PromptDetailsBody, UsageBody
@@ -77,7 +77,9 @@ def classify_routes(state: ServerState) -> APIRouter:
     """The route, for one app."""
     router = APIRouter()
 
-    @router.post("/v1/classify", openapi_extra=body_of(ClassifyRequest))
+    described = operation(ClassificationsBody, QUEUED, body=ClassifyRequest)
+
+    @router.post("/v1/classify", openapi_extra=described)
     async def create_classification(request: Request) -> Response:
         """A label and its probability for each input, or a score."""
         arrived_s = time.perf_counter()

@@ -13,10 +13,11 @@ from server.answer import Answer, Answered, new_frame
 from server.choice import Choice
 from server.deadline import Deadline
 from server.generation import Generation
-from server.openapi import body_of
+from server.openapi import QUEUED, operation
 from server.plan import Plan, make_plan
 from server.schemas import NOT_BUILT, CompletionRequest
 from server.seams import OutputStream
+from server.sse import EVENTS, CompletionBody
 from server.state import ServerState
 from server.validation import read_request
 
@@ -25,7 +26,9 @@ def completion_routes(state: ServerState) -> APIRouter:
     """The route, for one app."""
     router = APIRouter()
 
-    @router.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
+    described = operation(CompletionBody, QUEUED, body=CompletionRequest, events=EVENTS)
+
+    @router.post("/v1/completions", openapi_extra=described)
     async def create_completion(request: Request) -> Response:
         """Continue a prompt, or several, once or n times; whole or as events."""
         arrived_s = time.perf_counter()

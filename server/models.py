@@ -5,26 +5,58 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 
 from engine.messages import TaskInfo
+from server.openapi import KEYED, UNREAD, Schema, operation
 from server.state import ServerState
+
+MODEL: Schema = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by", "max_model_len", "weights_hash"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": {"type": "string"},
+        "max_model_len": {"type": "integer"},
+        "weights_hash": {"type": "string"},
+    },
+}
+MODELS: Schema = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": MODEL}},
+}
+# Not a parameter of the function: FastAPI would say that it answers with 422.
+MODEL_ID: Schema = {
+    "name": "model_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+}
 
 
 def model_routes(state: ServerState) -> APIRouter:
     """The two routes, for one app."""
     router = APIRouter()
 
-    @router.get("/v1/models")
+    refusals = (*UNREAD, *KEYED)
+
+    @router.get("/v1/models", openapi_extra=operation(MODELS, refusals))
     async def list_models() -> dict[str, Any]:
         """The served decoder and every task."""
         info, _ = state.require_loaded()
         tasks = [_describe_task(state, task) for task in info.tasks]
         return {"object": "list", "data": [_describe(state), *tasks]}
 
-    @router.get("/v1/models/{model_id:path}")
-    async def get_model(model_id: str) -> dict[str, Any]:
+    described = operation(MODEL, (*refusals, 404)) | {"parameters": [MODEL_ID]}
+
+    @router.get("/v1/models/{model_id:path}", openapi_extra=described)
+    async def get_model(request: Request) -> dict[str, Any]:
         """The served decoder by any of its names, or a task."""
         info, _ = state.require_loaded()
+        model_id = request.path_params["model_id"]
         for task in info.tasks:
             if task.name == model_id:
                 return _describe_task(state, task)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from server.metrics import CONTENT_TYPE
+from server.openapi import KEYED, UNREAD, Schema, operation, text_operation
 from server.state import ServerState
 
 DOCS_POLICY = (
@@ -18,11 +19,28 @@ DOCS_POLICY = (
 """A browser would refuse, and not only the reviewer, whatever /docs fetched from elsewhere."""
 
 
+HEALTH: Schema = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {
+        "status": {"type": "string"},
+        "problems": {"type": "array", "items": {"type": "string"}},
+    },
+}
+VERSION: Schema = {
+    "type": "object",
+    "required": ["version"],
+    "properties": {"version": {"type": "string"}},
+}
+
+
 def ops_routes(state: ServerState) -> APIRouter:
     """The routes, for one app. None of them waits for the engine."""
     router = APIRouter()
 
-    @router.get("/health")
+    failed = {503: HEALTH}
+
+    @router.get("/health", openapi_extra=operation(HEALTH, UNREAD, others=failed))
     async def health() -> Response:
         """200 unless the engine is given up; loading and restarting are not illness."""
         failure = state.engine.failure
@@ -30,19 +48,21 @@ def ops_routes(state: ServerState) -> APIRouter:
             return JSONResponse({"status": "failed", "problems": failure.problems}, 503)
         return JSONResponse({"status": "ok" if state.engine.is_up else "starting"})
 
-    @router.get("/ready")
+    @router.get("/ready", openapi_extra=operation(HEALTH, UNREAD, others=failed))
     async def ready() -> Response:
         """200 while a request would start at once."""
         if state.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "1"})
 
-    @router.get("/version")
+    @router.get("/version", openapi_extra=operation(VERSION, (*UNREAD, *KEYED)))
     async def version() -> dict[str, Any]:
         """The version of the server."""
         return {"version": state.version}
 
-    @router.get("/metrics")
+    told = text_operation("text/plain", (*UNREAD, *KEYED))
+
+    @router.get("/metrics", response_class=Response, openapi_extra=told)
     async def metrics() -> Response:
         """Prometheus' text format."""
         return Response(state.metrics.render(state.engine), media_type=CONTENT_TYPE)

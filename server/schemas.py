@@ -164,12 +164,12 @@ Bias = Annotated[
         }
     ),
 ]
-Temperature = Annotated[float, AfterValidator(_check_temperature), Field(ge=0, le=MAX_TEMPERATURE)]
+Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE), AfterValidator(_check_temperature)]
 Text = Annotated[str, AfterValidator(_check_text)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Timeout = Annotated[float | None, Field(gt=0)]
 """Seconds for waiting and computing; the server has a bound for it (``max_timeout_s``)."""
-Truncation = Annotated[int | None, AfterValidator(_check_truncation), Field(ge=-1)]
+Truncation = Annotated[int | None, Field(ge=-1), AfterValidator(_check_truncation)]
 
 
 class StreamOptions(RequestSchema):

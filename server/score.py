@@ -22,7 +22,7 @@ from server.answer import prompt_details
 from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
 from server.generation import Generation
-from server.openapi import body_of
+from server.openapi import QUEUED, operation
 from server.prompts import Prompt, PromptReader, num_kept_of
 from server.schemas import ScoreInput, ScoreRequest
 from server.seams import OutputStream
@@ -50,11 +50,11 @@ class ScoreBody(msgspec.Struct, frozen=True):
     """One result. An impossible token has null, and so has then the sum."""
 
     index: int
-    log_likelihood: float
+    log_likelihood: float | None
     num_tokens: int
     is_greedy: bool
     tokens: list[str]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
 
 
 class ScoresBody(msgspec.Struct, frozen=True):
@@ -73,7 +73,9 @@ def score_routes(state: ServerState) -> APIRouter:
     """The route, for one app."""
     router = APIRouter()
 
-    @router.post("/v1/score", openapi_extra=body_of(ScoreRequest))
+    described = operation(ScoresBody, QUEUED, body=ScoreRequest)
+
+    @router.post("/v1/score", openapi_extra=described)
     async def create_score(request: Request) -> Response:
         """The log-likelihood of each continuation given its context."""
         arrived_s = time.perf_counter()

@@ -12,6 +12,10 @@ from server.errors import error_body, from_engine
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
+EVENTS = (
+    "With stream: events `data: ` and an object as of a plain answer, with what its choices grew "
+    "by, or an error; then `data: [DONE]`."
+)
 
 
 class LogprobsBody(msgspec.Struct, frozen=True):
@@ -30,7 +34,7 @@ class LogprobsBody(msgspec.Struct, frozen=True):
 class PromptLogprobBody(msgspec.Struct, frozen=True):
     """What ``prompt_logprobs`` says of one token id."""
 
-    logprob: float
+    logprob: float | None
     decoded_token: str
 
 

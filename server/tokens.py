@@ -12,18 +12,36 @@ from starlette.responses import Response
 
 from engine.messages import ModelInfo
 from server.errors import ApiError
-from server.openapi import body_of
+from server.openapi import POSTED, operation
 from server.schemas import DetokenizeRequest, TokenizeRequest
 from server.state import ServerState
 from server.validation import read_request
 from server.vocabulary import Vocabulary, no_vocabulary
 
 
+class TokensBody(msgspec.Struct, frozen=True):
+    """The answer of /tokenize. ``offsets`` count bytes of the text, start and end."""
+
+    tokens: list[int]
+    pieces: list[str]
+    offsets: list[tuple[int, int]]
+    count: int
+    max_model_len: int
+
+
+class TextBody(msgspec.Struct, frozen=True):
+    """The answer of /detokenize."""
+
+    prompt: str
+
+
 def token_routes(state: ServerState) -> APIRouter:
     """The two routes, for one app."""
     router = APIRouter()
 
-    @router.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
+    described = operation(TokensBody, POSTED, body=TokenizeRequest)
+
+    @router.post("/tokenize", openapi_extra=described)
     async def tokenize(request: Request) -> Response:
         """Ids, names and byte offsets (start, end) of the tokens of a text."""
         body = await read_request(request, TokenizeRequest)
@@ -34,7 +52,9 @@ def token_routes(state: ServerState) -> APIRouter:
         ids = await vocabulary.encode(body.prompt, "prompt")
         return _json(await asyncio.to_thread(_description, ids, info, vocabulary))
 
-    @router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
+    described = operation(TextBody, POSTED, body=DetokenizeRequest)
+
+    @router.post("/detokenize", openapi_extra=described)
     async def detokenize(request: Request) -> Response:
         """The text of token ids; U+FFFD stands for what is not UTF-8."""
         body = await read_request(request, DetokenizeRequest)
@@ -51,13 +71,13 @@ def token_routes(state: ServerState) -> APIRouter:
 def _description(ids: list[int], info: ModelInfo, vocabulary: Vocabulary) -> bytes:
     """JSON of some 35 times as many bytes as the text had."""
     ends = accumulate((len(vocabulary.token_bytes(token_id)) for token_id in ids), initial=0)
-    told = {
-        "tokens": ids,
-        "pieces": [vocabulary.label(token_id) for token_id in ids],
-        "offsets": list(pairwise(ends)),
-        "count": len(ids),
-        "max_model_len": info.context_len,
-    }
+    told = TokensBody(
+        tokens=ids,
+        pieces=[vocabulary.label(token_id) for token_id in ids],
+        offsets=list(pairwise(ends)),
+        count=len(ids),
+        max_model_len=info.context_len,
+    )
     return msgspec.json.encode(told)
 
 
@@ -66,7 +86,7 @@ def _text(ids: list[int], vocabulary: Vocabulary, max_bytes: int) -> bytes:
     _check_tokens(ids, vocabulary)
     num_bytes = sum(len(vocabulary.token_bytes(token_id)) for token_id in ids)
     _check_size("tokens", num_bytes, max_bytes)
-    return msgspec.json.encode({"prompt": vocabulary.decode(ids)})
+    return msgspec.json.encode(TextBody(vocabulary.decode(ids)))
 
 
 def _check_size(param: str, num_bytes: int, most: int) -> None:
