@@ -16,7 +16,7 @@ from model.tokenizer import Tokenizer, VocabularyMissing
 from server.classify import classify_routes
 from server.completions import completion_routes
 from server.errors import install
-from server.limits import BodyLimit
+from server.limits import BodyLimit, HeaderLimit
 from server.linger import Linger
 from server.metrics import Metrics
 from server.models import model_routes
@@ -27,6 +27,7 @@ from server.seams import Engine
 from server.settings import Settings
 from server.state import LoadTokenizer, ServerState
 from server.tokens import token_routes
+from server.wire import LIMITS, WireLimits
 
 
 def load_tokenizer(checkpoint: Path) -> Tokenizer | None:
@@ -43,6 +44,17 @@ def server_version() -> str:
         return distribution_version("gpt2-server")
     except PackageNotFoundError:
         return "unknown"
+
+
+def wire_limits(settings: Settings, metrics: Metrics) -> WireLimits:
+    """What ``server.wire.HttpProtocol`` is handed through the lifespan's state."""
+    return WireLimits(
+        max_connections=settings.max_connections,
+        max_header_bytes=settings.max_header_bytes,
+        header_timeout_s=settings.header_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
+        on_refused=metrics.on_rejection,
+    )
 
 
 def create_app(
@@ -71,9 +83,9 @@ def create_app(
             on_failure(loaded)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, WireLimits]]:
         task = asyncio.create_task(bring_up())
-        yield
+        yield {LIMITS: wire_limits(settings, metrics)}
         task.cancel()
 
     app = FastAPI(
@@ -85,7 +97,17 @@ def create_app(
         redirect_slashes=False,
     )
     install(app)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        on_refused=metrics.on_rejection,
+    )
+    app.add_middleware(
+        HeaderLimit,
+        max_header_bytes=settings.max_header_bytes,
+        on_refused=metrics.on_rejection,
+    )
     app.add_middleware(Linger)
     app.add_middleware(RequestScope, metrics=metrics)
     for routes in (

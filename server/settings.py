@@ -81,6 +81,14 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(default=256, ge=1)
     max_queued_tokens: int = Field(default=131_072, ge=1)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1_024)
+    max_header_bytes: int = Field(default=32_768, ge=1_024)
+    max_connections: int = Field(default=2_048, ge=1)
+    header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Until the header of a request is complete, from the connection or from its first byte on."""
+    body_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    send_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """How long a client may take nothing of an answer that waits for it, or be silent when the
+    kernel asks whether it is there."""
     max_choices: int = Field(default=128, ge=1)
     """Prompts times n of one request."""
     max_tokenize_bytes: int = Field(default=2**18, ge=1)

@@ -44,6 +44,13 @@ EXIT_ENGINE_LOST = 3
 @click.option("--max-queued-requests", type=int, help="Requests that may wait.  [default: 256]")
 @click.option("--max-queued-tokens", type=int, help="Tokens that may wait.  [default: 131072]")
 @click.option("--max-body-bytes", type=int, help="Largest request body.  [default: 4 MiB]")
+@click.option("--max-header-bytes", type=int, help="Path, query and headers.  [default: 32 KiB]")
+@click.option("--max-connections", type=int, help="Open at once.  [default: 2048]")
+@click.option("--header-timeout-s", type=float, help="Until a header is here.  [default: 10]")
+@click.option("--body-timeout-s", type=float, help="Until a body is here.  [default: 60]")
+@click.option(
+    "--send-timeout-s", type=float, help="For a client that takes nothing.  [default: 60]"
+)
 @click.option("--max-choices", type=int, help="Prompts times n of a request.  [default: 128]")
 @click.option("--max-tokenize-bytes", type=int, help="Text for /tokenize.  [default: 256 KiB]")
 @click.option("--max-timeout-s", type=float, help="Seconds for any request.  [default: 3600]")
@@ -68,6 +75,7 @@ def command(**options: Any) -> None:
         listener.close()  # until it is done, nobody shall wait for an answer
         settings = located(settings)
         listener = listen_or_refuse(settings)
+    settings = prepared(settings, listener)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -82,6 +90,17 @@ def located(settings: Settings) -> Settings:
         return settings
     names = (*settings.served_model_name, place.repo)
     return settings.model_copy(update={"checkpoint": place.path, "served_model_name": names})
+
+
+def prepared(settings: Settings, listener: socket.socket) -> Settings:
+    """The settings as this system allows them, and a listener that keeps to them."""
+    from server.sockets import allow_connections, prepare
+
+    prepare(listener, settings.send_timeout_s)
+    count = allow_connections(settings.max_connections)
+    if count < settings.max_connections:
+        click.echo(f"the limit of open files (ulimit -Hn) leaves {count} connections", err=True)
+    return settings.model_copy(update={"max_connections": count})
 
 
 def listen_or_refuse(settings: Settings) -> socket.socket:

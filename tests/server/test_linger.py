@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.linger import Linger
 
@@ -14,7 +14,7 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def answer_to(
-    parts: list[Message], headers: list[tuple[bytes, bytes]]
+    parts: list[Message], headers: list[tuple[bytes, bytes]], app: ASGIApp = refuse
 ) -> tuple[list[Message], list[Message]]:
     """What is sent to a client that sends ``parts`` and then nothing; and the parts unread."""
     unread = list(parts)
@@ -29,7 +29,7 @@ async def answer_to(
         sent.append({**message, "unread": len(unread)})
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-    await Linger(refuse, linger_s=0.01)(scope, receive, send)
+    await Linger(app, linger_s=0.01)(scope, receive, send)
     return sent, unread
 
 
@@ -62,3 +62,26 @@ async def test_a_body_that_does_not_end_is_waited_for_only_so_long() -> None:
 async def test_without_a_body_there_is_nothing_to_wait_for() -> None:
     for headers in ([], [(b"content-length", b"0")]):
         assert len((await answer_to([], headers))[0]) == 2
+
+
+async def test_an_answer_to_what_was_not_read_is_the_last_on_its_connection() -> None:
+    sent, _ = await answer_to([part(is_last=True)], [(b"content-length", b"3")])
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_a_body_that_waits_to_be_asked_for_is_not_waited_for() -> None:
+    """The client was refused by its header, so it will not send the body: nothing would come."""
+    headers = [(b"content-length", b"3"), (b"expect", b"100-Continue")]
+    sent, unread = await answer_to([part(is_last=True)], headers)
+    assert [message.get("more_body", False) for message in sent] == [False, False]
+    assert len(unread) == 1
+
+
+async def test_a_body_that_came_too_late_is_not_waited_for_again() -> None:
+    async def too_late(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await Response("late", 408)(scope, receive, send)
+
+    sent, unread = await answer_to([part(is_last=False)] * 2, [(b"content-length", b"3")], too_late)
+    assert [message.get("more_body", False) for message in sent] == [False, False]
+    assert len(unread) == 1
