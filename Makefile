@@ -6,7 +6,7 @@ PIP_INDEX ?=
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup setup-test setup-clients setup-bench serve test test-clients check format bench clean
+.PHONY: setup setup-test setup-clients setup-bench serve test test-clients check format bench trouble clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
@@ -57,6 +57,11 @@ format: setup-test
 bench: setup-bench
 	$(BIN)/gpt2-server bench offline $(ARGS)
 	$(BIN)/gpt2-server bench peers $(ARGS)
+
+# Servers of its own on this machine's loopback; exit code 1 if a promise is broken.
+SOAK_MINUTES ?= 10
+trouble: setup
+	$(BIN)/gpt2-server bench trouble --soak-minutes $(SOAK_MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

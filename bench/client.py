@@ -97,10 +97,15 @@ async def _complete(
 
 async def get_json(address: Address, path: str, token: str | None = None) -> Any:
     """A GET. Raises HttpError, OSError, ValueError."""
+    return json.loads(await get(address, path, token))
+
+
+async def get(address: Address, path: str, token: str | None = None) -> bytes:
+    """The body of a GET. Raises HttpError, OSError, ValueError."""
     reader, writer = await asyncio.open_connection(address.host, address.port, limit=_LIMIT_BYTES)
     try:
         writer.write(request_bytes(address, "GET", path, None, token))
-        return json.loads(b"".join([part async for part in await answer_parts(reader)]))
+        return b"".join([part async for part in await answer_parts(reader)])
     finally:
         writer.close()
 
@@ -123,13 +128,23 @@ def request_bytes(
 
 async def answer_parts(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     """The body in parts, once the status is known to be 200. Raises HttpError."""
+    status, head = await answer_head(reader)
+    if status != 200:
+        raise HttpError(f"status {status}")
+    return body_parts(reader, head)
+
+
+async def answer_head(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The status and the whole head, in lower case. Raises HttpError for what is not HTTP."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     protocol, _, rest = head.partition(b" ")
-    if not protocol.startswith(b"http/1."):
+    if not protocol.startswith(b"http/1.") or not rest[:3].isdigit():
         raise HttpError("not HTTP")
-    status = rest[:3].decode()
-    if status != "200":
-        raise HttpError(f"status {status}")
+    return int(rest[:3]), head
+
+
+def body_parts(reader: asyncio.StreamReader, head: bytes) -> AsyncIterator[bytes]:
+    """The body that comes after ``head``, in parts."""
     if b"transfer-encoding: chunked" in head:
         return _chunks(reader)
     _, has_length, rest = head.partition(b"content-length:")

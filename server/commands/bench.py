@@ -1,4 +1,4 @@
-"""gpt2-server bench: the bare engine, the peers beside it, a server under load."""
+"""gpt2-server bench: the bare engine, the peers beside it, a server under load and in trouble."""
 
 from __future__ import annotations
 
@@ -107,6 +107,29 @@ def serving(**options: Any) -> None:
             run(ServingOptions(**chosen), say)
         except (ServerUnknown, ValueError) as error:
             refuse([str(error)])
+
+
+@command.command("trouble")
+@click.argument("names", nargs=-1)
+@click.option("--short", "is_short", is_flag=True, help="Less of each, for every change.")
+@click.option("--soak-minutes", type=click.FloatRange(1), default=10.0, show_default=True)
+@click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False))
+def trouble(names: tuple[str, ...], is_short: bool, soak_minutes: float, path: Path | None) -> None:
+    """Servers of our own in trouble: overload, clients that leave, kills, a long load.
+
+    NAMES are overload, leaving, slow-readers, engine-faults, hostile, soak; without any, all.
+    The exit code is 1 if a promise was broken.
+    """
+    with refusals():
+        from bench.trouble.promise import Extent
+        from bench.trouble.run import TROUBLES, run
+
+        if unknown := [name for name in names if name not in TROUBLES]:
+            refuse([f"not a trouble: {', '.join(unknown)}; there are {', '.join(TROUBLES)}"])
+        soak_s = 60 * soak_minutes
+        extent = Extent.short(soak_s) if is_short else Extent(soak_s=soak_s)
+        if not run(names, extent, path, say):
+            raise SystemExit(1)
 
 
 @contextmanager

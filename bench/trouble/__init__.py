@@ -1,0 +1,1 @@
+"""Trouble made on purpose: is what was promised for it kept? docs/trouble.md."""

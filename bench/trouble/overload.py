@@ -1,0 +1,171 @@
+"""Ten times as many requests as can be served: those admitted are unharmed, the rest refused."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from bench.client import Outcome, complete
+from bench.load import closed_loop, open_loop, poisson_times
+from bench.timing import percentile
+from bench.trouble.counts import Counts, slots_add_up, slots_shown
+from bench.trouble.live import LiveServer, serving
+from bench.trouble.promise import MAX_INTER_TOKEN_RATIO, MAX_REFUSAL_S, Extent, Finding
+
+NUM_SLOTS = 8
+TIMES_CAPACITY = 10
+PROMPT_LEN = 64
+NUM_TOKENS = 128
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The 99th percentile between tokens: with every slot taken, and under overload too."""
+
+    full_ms: float
+    overload_ms: float
+    requests_per_s: float
+    sent_per_s: float
+
+    @property
+    def ratio(self) -> float:
+        """How much longer the admitted wait."""
+        return self.overload_ms / self.full_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """All rounds; what the clients saw and what the server counted."""
+
+    rounds: tuple[Round, ...]
+    seen: dict[str, int]
+    counted: dict[str, int]
+    num_ended: int
+    refused_within: float
+    slowest_refusal_s: float
+    client_cpu: float
+    has_settled: bool
+    slots: str
+
+    @property
+    def ratio(self) -> float:
+        """The median."""
+        return statistics.median(one.ratio for one in self.rounds)
+
+    def findings(self) -> list[Finding]:
+        """What was promised for it."""
+        full = statistics.median(one.full_ms for one in self.rounds)
+        over = statistics.median(one.overload_ms for one in self.rounds)
+        num_good = self.seen.get("200", 0)
+        return [
+            Finding(
+                f"p99 between tokens at most {MAX_INTER_TOKEN_RATIO} times that at full slots",
+                f"{self.ratio:.2f} times ({full:.2f} -> {over:.2f} ms)",
+                self.ratio <= MAX_INTER_TOKEN_RATIO,
+            ),
+            Finding(
+                f"refused within {1e3 * MAX_REFUSAL_S:.0f} ms by the server's clock",
+                f"{self.refused_within:.2%} of {self.counted.get('429', 0)}, "
+                f"all within {1e3 * self.slowest_refusal_s:.0f} ms",
+                self.refused_within == 1.0,
+            ),
+            Finding(
+                "none lost, none answered twice",
+                f"clients {shown(self.seen)}; server {shown(self.counted)}, "
+                f"{self.num_ended} choices ended",
+                self.seen == self.counted
+                and set(self.seen) == {"200", "429"}
+                and self.num_ended == num_good,
+            ),
+            Finding("every slot is accounted for", self.slots, self.has_settled),
+        ]
+
+
+def shown(counts: dict[str, int]) -> str:
+    """Counts by kind, for people."""
+    return ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())) or "none"
+
+
+def kind_of(outcome: Outcome) -> str:
+    """The status of the answer, or what went wrong instead."""
+    return (outcome.error or "200").removeprefix("status ")
+
+
+def p99_ms(outcomes: list[Outcome]) -> float:
+    """Between two tokens of one answer."""
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    gaps = [b - a for o in good for a, b in zip(o.event_s, o.event_s[1:], strict=False)]
+    return 1e3 * percentile(gaps, 99)
+
+
+class Load:
+    """Streams of equal length, each with a prompt of its own."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._server = server
+        self._draw = random.Random(7)
+        self.seen: Counter[str] = Counter()
+
+    async def send(self, _index: int) -> Outcome:
+        """One of them."""
+        body: dict[str, Any] = {
+            "prompt": [self._draw.randrange(8_000) for _ in range(PROMPT_LEN)],
+            "max_tokens": NUM_TOKENS,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        outcome = await complete(self._server.address, body, timeout_s=TIMEOUT_S)
+        self.seen[kind_of(outcome)] += 1
+        return outcome
+
+
+async def one_round(load: Load, duration_s: float, seed: int) -> Round:
+    """Full slots, then overload for about the same time."""
+    full = await closed_loop(load.send, NUM_SLOTS, None, duration_s)
+    elapsed_s = max(o.ended_s for o in full) - min(o.started_s for o in full)
+    rate = len(full) / elapsed_s
+    num_requests = max(round(TIMES_CAPACITY * rate * duration_s), 1)
+    times_s = poisson_times(TIMES_CAPACITY * rate, num_requests, seed)
+    over = await open_loop(load.send, times_s)
+    sent_s = max(o.started_s for o in over) - min(o.started_s for o in over)
+    return Round(p99_ms(full), p99_ms(over), rate, num_requests / max(sent_s, 1e-9))
+
+
+async def overload(extent: Extent) -> Overload:
+    """Rounds in turn, after one that is not counted. Raises ServerBroken."""
+    options = ("--slots", str(NUM_SLOTS), "--max-queued-requests", str(NUM_SLOTS))
+    async with serving(*options) as server:
+        load = Load(server)
+        started_s, cpu_s = time.perf_counter(), time.process_time()
+        rounds = [
+            await one_round(load, extent.overload_s, seed)
+            for seed in range(extent.overload_rounds + 1)
+        ]
+        cpu = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
+        return result_of(tuple(rounds[1:]), dict(load.seen), await server.settled(), cpu)
+
+
+def result_of(
+    rounds: tuple[Round, ...], seen: dict[str, int], counts: Counts, client_cpu: float
+) -> Overload:
+    """The result, of what the clients saw and what the server counted."""
+    return Overload(
+        rounds=rounds,
+        seen=seen,
+        counted={
+            status: int(counts.total("requests_total", route="/v1/completions", status=status))
+            for status in counts.by_label("requests_total", "status")
+            if counts.total("requests_total", route="/v1/completions", status=status)
+        },
+        num_ended=int(counts.total("completions_total")),
+        refused_within=counts.within("refusal_duration_seconds", MAX_REFUSAL_S, status="429"),
+        slowest_refusal_s=counts.largest("refusal_duration_seconds", status="429"),
+        client_cpu=client_cpu,
+        has_settled=slots_add_up(counts),
+        slots=slots_shown(counts),
+    )
