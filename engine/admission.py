@@ -220,7 +220,11 @@ class Throughput:
         self._num_tokens = self._num_tokens * keep + stats.num_step_tokens
 
     def retry_after_s(self, num_requests: int, num_tokens: int) -> float:
-        """When that much has probably gone through, from one second to a minute."""
+        """When that much has probably gone through, from one second to a minute.
+
+        Tokens are an upper bound, as sequences may end early; requests may be unlike those before.
+        The longer of the two estimates counts.
+        """
         wait_s = max(
             num_requests * self._busy_s / self._num_finished if self._num_finished else 0.0,
             num_tokens * self._busy_s / self._num_tokens if self._num_tokens else 0.0,
@@ -239,7 +243,8 @@ def check_room(
 
     Those beyond the slots wait, and what waits is bounded in requests and in tokens. When
     nothing waits yet, tokens do not matter: otherwise a large request could never come in.
-    Raises QueueFull, or InvalidParams for what would not fit into an empty queue either.
+    Raises QueueFull, which says when those that wait now will have gone through, or InvalidParams
+    for what would not fit into an empty queue either.
     """
     most = num_slots + config.max_queued_requests
     if len(new_requests) > most:
@@ -258,5 +263,6 @@ def check_room(
         found = f"there would be {num_tokens}"
     else:
         return
-    retry_after_s = throughput.retry_after_s(max(excess, 0), max(excess_tokens, 0))
+    in_line = open_list[num_slots:]
+    retry_after_s = throughput.retry_after_s(len(in_line), sum(map(num_tokens_at_most, in_line)))
     raise QueueFull(f"{rule}; {found}", retry_after_s)

@@ -96,7 +96,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    install(app)
+    install(app, metrics.on_rejection)
     app.add_middleware(
         BodyLimit,
         max_body_bytes=settings.max_body_bytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -130,12 +130,6 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _on_engine_error(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, engine_errors.EngineError):
-        raise error
-    return error_response(from_engine(error))
-
-
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
@@ -148,9 +142,20 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it; the metrics count it
 
 
-def install(app: FastAPI) -> None:
-    """Give every error that a route can raise our form."""
+def install(app: FastAPI, on_rejection: Callable[[str], None]) -> None:
+    """Give every error that a route can raise our form.
+
+    ``on_rejection`` hears why a request was not admitted: an engine's error comes this way before
+    that alone, afterwards it is part of an answer.
+    """
+
+    async def on_engine_error(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, engine_errors.EngineError):
+            raise error
+        on_rejection(VERDICTS[type(error)].code)
+        return error_response(from_engine(error))
+
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(engine_errors.EngineError, _on_engine_error)
+    app.add_exception_handler(engine_errors.EngineError, on_engine_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)

@@ -16,6 +16,15 @@ ROW_BUCKETS = tuple(float(2**i) for i in range(11))
 TOKEN_BUCKETS = tuple(float(2**i) for i in range(12))
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
+REJECTIONS = (
+    *("queue_full", "engine_down", "engine_failed", "engine_unavailable", "request_failed"),
+    *("context_length_exceeded", "invalid_value", "invalid_request", "request_kills_engine"),
+    *("body_too_large", "header_too_large", "request_timeout", "send_timeout"),
+    *("too_many_connections", "invalid_http", "method_not_allowed"),
+)
+"""Why a request may be turned away before it is computed. Each one is there from the start, since
+a rate needs the zero before the first."""
+
 Instrument = TypeVar("Instrument", Counter, Gauge, Histogram)
 
 
@@ -62,6 +71,8 @@ class Metrics:
         self._rejections = self._labelled(
             Counter, "admission_rejections_total", "Requests not admitted.", "reason"
         )
+        for reason in REJECTIONS:
+            self._rejections.labels(self._model_name, reason)
         self._disconnects = self._plain(
             Counter, "client_disconnects_total", "Clients that left before their answer ended."
         )

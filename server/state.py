@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engine.errors import EngineDown, EngineError, EngineFailed
+from engine.errors import EngineDown, EngineFailed
 from engine.messages import ModelInfo
 from engine.request import SamplingParams, TaskParams
 from model.tokenizer import TokenizerError
-from server.errors import VERDICTS, ApiError, short
+from server.errors import ApiError, short
 from server.metrics import Metrics
 from server.seams import Engine, OutputStream
 from server.settings import Settings
@@ -76,11 +76,7 @@ class ServerState:
         prompt_lens: Sequence[int],
     ) -> Sequence[OutputStream]:
         """Submit all of these to the engine or none; a plain call. Raises EngineError."""
-        try:
-            streams = self.engine.submit_all(items)
-        except EngineError as error:
-            self.metrics.on_rejection(VERDICTS[type(error)].code)
-            raise
+        streams = self.engine.submit_all(items)
         self.metrics.on_admitted(prompt_lens)
         return streams
 

@@ -130,3 +130,22 @@ def test_retry_after_follows_the_throughput() -> None:
     assert throughput.retry_after_s(1, 4000) == pytest.approx(20.0)
     assert throughput.retry_after_s(1, 0) == 1.0
     assert throughput.retry_after_s(10**6, 0) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("num_open", "new", "retry_after_s"),
+    [(7, 1, 12.0), (5, 3, 4.0), (4, 4, 1.0)],
+    ids=["three wait", "one waits", "none waits"],
+)
+def test_who_is_refused_may_come_when_those_before_have_gone(
+    num_open: int, new: int, retry_after_s: float
+) -> None:
+    """Four slots, three places; 5 tokens a second, 20 tokens for each that waits."""
+    throughput = Throughput()
+    for _ in range(1000):
+        throughput.observe(EngineStats(step_s=0.2, num_step_tokens=1), num_finished=1)
+    config = fake_config(max_queued_requests=3)
+    asked = requests(num_open, prompt_len=5, max_tokens=15)
+    with pytest.raises(QueueFull) as caught:
+        check_room(config, 4, asked, requests(new), throughput)
+    assert caught.value.retry_after_s == pytest.approx(retry_after_s)

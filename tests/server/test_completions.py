@@ -271,7 +271,8 @@ async def test_what_is_not_admitted_is_a_status_and_no_stream(error: Any, status
         metrics = (await client.get("/metrics")).text
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) == (status in {429, 503})
-    assert "gpt2_admission_rejections_total{" in metrics
+    reason = answer.json()["error"]["code"]
+    assert f'gpt2_admission_rejections_total{{model_name="tiny",reason="{reason}"}} 1.0' in metrics
 
 
 async def test_a_lost_request_is_one_error_event_after_what_it_brought() -> None:

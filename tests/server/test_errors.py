@@ -15,6 +15,7 @@ from server.errors import (
     from_engine,
     short,
 )
+from server.metrics import REJECTIONS
 
 
 def subclasses(root: type[EngineError]) -> list[type[EngineError]]:
@@ -69,3 +70,7 @@ def test_a_body_is_bounded_and_encodes_whatever_it_is_told() -> None:
     assert len(told["message"]) <= MAX_MESSAGE_LEN
     assert len(told["param"]) <= MAX_VALUE_LEN
     assert set(told) == {"message", "type", "param", "code"}
+
+
+def test_every_reason_to_turn_away_is_there_from_the_start() -> None:
+    assert {verdict.code for verdict in VERDICTS.values()} <= set(REJECTIONS)
