@@ -32,6 +32,7 @@ from engine.tasks import (
     LoadedTask,
     OwnTrunk,
     Trunk,
+    adapters,
     own_trunks,
     served,
     special_embeddings,
@@ -76,7 +77,7 @@ def build_core(
     quantised checkpoint the matrices come as ``matrices`` instead.
     Raises EngineFailed with every setting that is impossible here.
     """
-    weights = Weights(config, tensors, matrices or {})
+    weights = Weights(config, tensors, matrices or {}, adapters(tasks))
     _check(weights, engine_config)
     num_threads = engine_config.num_threads or num_usable_cores()
     torch.set_num_threads(num_threads)

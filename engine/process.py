@@ -109,7 +109,8 @@ def load_tasks(sources: Sequence[TaskSource], checkpoint: Checkpoint) -> list[Lo
 def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
     """One of them. Raises CheckpointError."""
     from engine.networks import Weights
-    from engine.tasks import LoadedTask, merged
+    from engine.tasks import LoadedTask
+    from model.lora import adapter_of
     from weights.checkpoint import CheckpointError
     from weights.task import open_task
 
@@ -120,8 +121,6 @@ def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
         raise CheckpointError([f"{rule}, got {found}"])
     own, lora = task.own_trunk, task.description.lora
     trunk = None if own is None else Weights(own.config, own.tensors, own.matrices)
-    if lora is not None:
-        trunk = merged(checkpoint.config, checkpoint.tensors, task.adapters, lora.scale)
     return LoadedTask(
         name=source.name,
         head=task.head,
@@ -130,6 +129,7 @@ def load_task(source: TaskSource, checkpoint: Checkpoint) -> LoadedTask:
         train=task.description.train,
         weights_hash=task.weights_hash,
         source=str(task.source.get("origin", task.path)),
+        adapter=None if lora is None else adapter_of(task.adapters, lora.scale),
     )
 
 

@@ -55,7 +55,7 @@ class Runner:
         logits: dict[int, tuple[float, ...]] = {}
         for trunk in sorted(set(trunk_of.values())):
             rows = [row for row in step.rows if trunk_of[row.slot] == trunk]
-            batch = _Batch(rows)
+            batch = _Batch(rows, [self._adapter_of(row) for row in rows])
             hidden = self._trunks[trunk].network.hidden(batch.ids, batch.spans, batch.wanted)
             if trunk == SHARED:  # tasks neither draw nor score
                 result = self._results(batch, hidden)
@@ -65,6 +65,9 @@ class Runner:
 
     def _trunk_of(self, row: StepRow) -> int:
         return SHARED if row.task is None else self._tasks[row.task.name].trunk
+
+    def _adapter_of(self, row: StepRow) -> int | None:
+        return None if row.task is None else self._tasks[row.task.name].adapter
 
     def _results(self, batch: _Batch, hidden: Tensor) -> StepResult:
         drawn = self._draw(hidden, batch.draws)
@@ -116,12 +119,16 @@ class _Spot:
 class _Batch:
     """Some rows of a step as a network reads them, and what is asked of which hidden state.
 
-    ``draws``, ``spots`` and ``ends`` count along the hidden states that are ``wanted``, (W).
+    ``adapters`` has the index of each row's, or None. ``draws``, ``spots`` and ``ends`` count
+    along the hidden states that are ``wanted``, (W).
     """
 
-    def __init__(self, rows: Sequence[StepRow]) -> None:
+    def __init__(self, rows: Sequence[StepRow], adapters: Sequence[int | None]) -> None:
         self.rows = rows
-        self.spans = [Span(row.slot, row.start, len(row.token_ids)) for row in rows]
+        self.spans = [
+            Span(row.slot, row.start, len(row.token_ids), adapter)
+            for row, adapter in zip(rows, adapters, strict=True)
+        ]
         self.ids = [token_id for row in rows for token_id in row.token_ids]  # (N)
         draws = [(row.sampling, end - 1) for row, _, end in _places(rows) if row.sampling]
         spots = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 import torch
@@ -14,7 +15,7 @@ from engine.messages import TaskInfo
 from engine.networks import Weights
 from model.config import GPTConfig
 from model.heads import TaskHead
-from model.lora import LORA_A, LORA_B, adapted
+from model.lora import Adapter
 from model.network import Network
 from model.slot_cache import SlotCache
 from model.tasks import MIN_LEN, NUM_SPECIAL
@@ -26,7 +27,8 @@ SHARED = 0
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
     """A task as it lies on disk. ``special`` (3, C) are the embeddings of its three tokens, if it
-    has them; ``trunk`` is the decoder that it brings along, or None."""
+    has them; ``trunk`` is the decoder that it brings along, or None, and ``adapter`` what it has
+    beside the matrices of the served one, if anything."""
 
     name: str
     head: TaskHead
@@ -35,6 +37,7 @@ class LoadedTask:
     train: str
     weights_hash: str
     source: str
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +50,29 @@ class Trunk:
 
 @dataclass(frozen=True, slots=True)
 class ServedTask:
-    """A head, and the index of the trunk that its hidden states come from."""
+    """A head, the index of the trunk that its hidden states come from, and that of its adapter."""
 
     head: TaskHead
     trunk: int
-
-
-def merged(
-    config: GPTConfig, tensors: Mapping[str, Tensor], adapters: Mapping[str, Tensor], scale: float
-) -> Weights:
-    """A decoder with LoRA's thin matrices in its own: what is not adapted is shared with it."""
-    own = dict(tensors)
-    for name, lora_a in adapters.items():
-        matrix, _, part = name.rpartition(".")
-        if part == LORA_A:
-            weight = tensors[f"{matrix}.weight"]
-            lora_b = adapters[f"{matrix}.{LORA_B}"]
-            own[f"{matrix}.weight"] = adapted(weight.float(), lora_a.float(), lora_b.float(), scale)
-    return Weights(config, own, {})
+    adapter: int | None = None
 
 
 def served(tasks: Sequence[LoadedTask]) -> Mapping[str, ServedTask]:
-    """The tasks by name; each own trunk has the next index."""
-    own = iter(range(SHARED + 1, len(tasks) + 1))
+    """The tasks by name; each own trunk has the next index, and so has each adapter."""
+    trunks, indices = count(SHARED + 1), count()
     return {
-        task.name: ServedTask(task.head, SHARED if task.trunk is None else next(own))
+        task.name: ServedTask(
+            task.head,
+            SHARED if task.trunk is None else next(trunks),
+            None if task.adapter is None else next(indices),
+        )
         for task in tasks
     }
+
+
+def adapters(tasks: Sequence[LoadedTask]) -> list[Adapter]:
+    """Those there are, in the order of their indices."""
+    return [task.adapter for task in tasks if task.adapter is not None]
 
 
 def special_embeddings(tasks: Sequence[LoadedTask], num_channels: int) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,16 +19,19 @@ from engine.loader import build_core
 from engine.messages import EngineConfig, ModelInfo
 from engine.networks import Weights
 from engine.request import Request, SamplingParams, TaskParams, TokenOutput
+from engine.runner import Runner
 from engine.scheduler import TASK_SHARE, Scheduler
 from engine.slot_pool import SlotPool
-from engine.tasks import LoadedTask, merged
-from model.attention import CausalAttention
+from engine.tasks import LoadedTask
+from model.attention import CausalAttention, Span
 from model.config import GPTConfig
 from model.decoder import GPT, parameter_shapes
 from model.heads import TaskHead
 from model.kernels import native
+from model.lora import adapter_of
 from model.tasks import TaskConfig
 from tests.support.fake_runner import FakeRunner
+from tests.support.lora import merged, random_thin
 
 CONFIG = GPTConfig(203, 64, 64, 2, 2, 128, eos_token_ids=(202,))
 ENTAILMENT = TaskConfig("entailment", 48, labels=("yes", "no", "maybe"))
@@ -46,7 +51,12 @@ def tensors(seed: int, config: GPTConfig = CONFIG) -> dict[str, Tensor]:
     }
 
 
-def task(name: str, config: TaskConfig, trunk: Weights | None = None) -> LoadedTask:
+def task(
+    name: str,
+    config: TaskConfig,
+    trunk: Weights | None = None,
+    thin: dict[str, Tensor] | None = None,
+) -> LoadedTask:
     generator = torch.Generator().manual_seed(len(name))
     width = 2 if config.join == "concatenate" else 1
     head = TaskHead(
@@ -55,16 +65,21 @@ def task(name: str, config: TaskConfig, trunk: Weights | None = None) -> LoadedT
         torch.randn(config.num_outputs, generator=generator),
     )
     special = torch.randn(3, CONFIG.num_channels, generator=generator) * 0.1
-    train = "head" if trunk is None else "full"
-    return LoadedTask(name, head, special, trunk, train, f"hash of {name}", "a test")
+    train = "full" if trunk else "lora" if thin else "head"
+    adapter = None if thin is None else adapter_of(thin, SCALE)
+    return LoadedTask(name, head, special, trunk, train, f"hash of {name}", "a test", adapter)
 
 
+SCALE = 0.5
 OWN = Weights(CONFIG, tensors(9), {})
+THIN = {"lora": random_thin(CONFIG, 3), "fc": random_thin(CONFIG, 4, 5, ("mlp.c_fc",))}
 TASKS = [
     task("nli", ENTAILMENT),
     task("sts", SIMILARITY),
     task("whole", ENTAILMENT, OWN),
     task("plain", LAST, OWN),
+    task("lora", ENTAILMENT, thin=THIN["lora"]),
+    task("fc", SIMILARITY, thin=THIN["fc"]),
 ]
 
 
@@ -101,6 +116,7 @@ def expected(request: Request) -> Tensor:
     index = [one.name for one in TASKS].index(request.task.name)
     chosen = TASKS[index]
     given = tensors(1) if chosen.trunk is None else dict(chosen.trunk.tensors)
+    given = merged(given, THIN.get(chosen.name, {}), SCALE)
     assert chosen.special is not None
     gpt = GPT(CONFIG)
     gpt.load_state_dict({"lm_head.weight": given["wte.weight"], **given})
@@ -193,6 +209,9 @@ def test_logits_are_those_of_the_head_on_the_last_hidden_state(kernels: str) -> 
         classify(2, 1, 9, part=1),
         classify(3, 2, 20),
         classify(4, 3, 25),
+        classify(6, 4, 20),
+        classify(7, 5, 11),
+        classify(8, 5, 11, part=1),
     ]
     for request, logits in zip(requests, run(core, *requests), strict=True):
         assert (torch.tensor(logits) - expected(request)).abs().max() < 1e-4, request
@@ -207,17 +226,15 @@ def test_company_changes_no_bit(kernels: str, dtype: str, monkeypatch: pytest.Mo
     if kernels == "auto" and native.load() is None:
         pytest.skip("the native kernels were not built")
     requests = [
-        classify(i, i % 4, 5 + 2 * i % 19, part=int(i % 4 == 1 and i % 8 > 3)) for i in range(16)
+        classify(i, i % 6, 5 + 2 * i % 19, part=int(i % 6 in (1, 5) and i % 12 > 5))
+        for i in range(18)
     ]
     alone = [run(build(kernels=kernels, dtype=dtype)[0], request)[0] for request in requests]
     monkeypatch.setattr(chunk_budget, "MAX_CHUNK_LEN", 7)
     monkeypatch.setattr(chunk_budget, "MIN_CHUNK_LEN", 3)
     core, _ = build(kernels=kernels, dtype=dtype)
-    streams = [
-        Request(100 + i, tuple(range(i, 30)), SamplingParams(max_tokens=25, ignore_eos=True))
-        for i in range(5)
-    ]
-    together = run(core, *streams[:3], *requests, *streams[3:])
+    beside = streams(5)
+    together = run(core, *beside[:3], *requests, *beside[3:])
     assert together[3:-2] == alone
     again = run(
         core, *[Request(200 + r.request_id, r.prompt_ids, r.params, task=r.task) for r in requests]
@@ -228,15 +245,14 @@ def test_company_changes_no_bit(kernels: str, dtype: str, monkeypatch: pytest.Mo
 def test_a_known_prefix_is_copied_but_not_between_trunks() -> None:
     core, _ = build()
     shared, own = classify(1, 0, 24), classify(2, 2, 24)
+    thin = classify(5, 4, 24)
     ids = tuple(range(24))
     plain = Request(3, ids, SamplingParams(max_tokens=0), task=TaskParams("plain", 0, True))
     generated = Request(4, (*ids, 5), SamplingParams(max_tokens=2, temperature=0))
-    first = run(core, shared, own, plain, generated)
+    asked = (shared, own, plain, generated, thin)
+    first = run(core, *asked)
     cached: dict[int, int] = {}
-    again = [
-        Request(10 + r.request_id, r.prompt_ids, r.params, task=r.task)
-        for r in (shared, own, plain, generated)
-    ]
+    again = [Request(10 + r.request_id, r.prompt_ids, r.params, task=r.task) for r in asked]
     core.submit(again)
     second: dict[int, tuple[float, ...]] = {}
     while core.has_work:
@@ -248,6 +264,7 @@ def test_a_known_prefix_is_copied_but_not_between_trunks() -> None:
     assert cached[12] == len(own.prompt_ids) - 1
     assert cached[13] == 0
     assert cached[14] == 24
+    assert cached[15] == len(thin.prompt_ids) - 1
 
 
 def test_nobody_takes_a_private_prefix() -> None:
@@ -263,28 +280,60 @@ def test_nobody_takes_a_private_prefix() -> None:
     assert {output.num_cached_tokens for output in outputs} == {0}
 
 
-def test_lora_is_merged_into_a_trunk_of_its_own() -> None:
-    generator = torch.Generator().manual_seed(3)
-    thin = {
-        "h.1.mlp.c_fc.lora_a": torch.randn(4, 64, generator=generator),
-        "h.1.mlp.c_fc.lora_b": torch.randn(128, 4, generator=generator),
-    }
-    base = tensors(1)
-    own = merged(CONFIG, base, thin, 0.5)
-    expected = base["h.1.mlp.c_fc.weight"] + 0.5 * (
-        thin["h.1.mlp.c_fc.lora_b"] @ thin["h.1.mlp.c_fc.lora_a"]
-    )
-    assert torch.equal(own.tensors["h.1.mlp.c_fc.weight"], expected)
-    assert own.tensors["h.0.mlp.c_fc.weight"] is base["h.0.mlp.c_fc.weight"]
+def streams(count: int) -> list[Request]:
+    params = SamplingParams(max_tokens=25, ignore_eos=True, num_logprobs=3)
+    return [Request(100 + i, tuple(range(i, 30)), params) for i in range(count)]
+
+
+@pytest.mark.parametrize("kernels", PATHS)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_streams_keep_their_bits_beside_adapters(kernels: str, dtype: str) -> None:
+    """And those that they have where no task is served."""
+    options = {"dtype": dtype, "kernels": kernels, "num_slots": 8, "num_threads": 1}
+    config = EngineConfig("", **options)  # type: ignore[arg-type]
+    alone = drawn(build_core(CONFIG, tensors(1), config, "hash", "a test")[0], streams(3))
+    beside = [classify(i, 4 + i % 2, 5 + i) for i in range(12)]
+    core, _ = build(dtype=dtype, kernels=kernels)
+    assert drawn(core, [*beside[:6], *streams(3), *beside[6:]]) == alone
+
+
+def drawn(core: EngineCore, requests: list[Request]) -> dict[int, list[Any]]:
+    """The tokens of each stream with their log probabilities."""
+    found: dict[int, list[Any]] = {}
+    core.submit(requests)
+    while core.has_work:
+        for output in core.step()[0]:
+            if output.token_ids:
+                found.setdefault(output.request_id, []).extend(
+                    zip(output.token_ids, output.logprobs, strict=True)
+                )
+    return found
+
+
+def test_tasks_with_adapters_share_the_served_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass of one network, over streams and classifications with and without adapters."""
+    core, _ = build()
+    assert isinstance(core.runner, Runner)
+    network, seen = core.runner.network, []
+    hidden = network.hidden
+
+    def watched(ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        seen.append([span.adapter for span in spans])
+        return hidden(ids, spans, wanted)
+
+    monkeypatch.setattr(network, "hidden", watched)
+    core.submit([*streams(1), classify(1, 4, 9), classify(2, 5, 9), classify(3, 0, 9)])
+    core.step()
+    assert [Counter(adapters) for adapters in seen] == [Counter([None, None, 0, 1])]
 
 
 def test_the_info_names_tasks_ids_and_lengths() -> None:
     _, info = build(max_context=32)
-    assert [one.name for one in info.tasks] == ["nli", "sts", "whole", "plain"]
-    assert [one.first_special_id for one in info.tasks] == [203, 206, 209, 212]
-    assert [one.max_len for one in info.tasks] == [32, 32, 32, 30]
+    assert [one.name for one in info.tasks] == [*("nli", "sts", "whole", "plain", "lora", "fc")]
+    assert [one.first_special_id for one in info.tasks] == [203, 206, 209, 212, 215, 218]
+    assert [one.max_len for one in info.tasks] == [32, 32, 32, 30, 32, 32]
     assert TaskConfig.from_dict(info.tasks[1].config) == SIMILARITY
-    assert len({one.fingerprint for one in info.tasks} | {info.fingerprint}) == 5
+    assert len({one.fingerprint for one in info.tasks} | {info.fingerprint}) == 7
 
 
 def test_a_context_too_short_for_a_task_is_refused() -> None:
