@@ -39,8 +39,9 @@ class PretrainConfig:
 
     ``data`` is a .txt file, a directory of them, or a .tar, .tar.gz or .tar.xz that holds them.
     ``held_out`` names the documents that are scored and not trained on: a file name, its stem, or
-    the stem up to the first underscore. The decoder is ``size``, a preset, or ``num_layers``,
-    ``num_channels`` and ``num_heads`` (8, 256 and 4); it has ``window_len`` positions.
+    the stem up to the first underscore. ``join_lines`` joins the lines of each paragraph, in all of
+    them. The decoder is ``size``, a preset, or ``num_layers``, ``num_channels`` and ``num_heads``
+    (8, 256 and 4); it has ``window_len`` positions.
     ``start_from`` is a checkpoint to train on instead: its shape, vocabulary and weights.
 
     ``vocabulary`` is a directory with a tokenizer; without it, a BPE of ``vocab_size`` entries is
@@ -64,6 +65,7 @@ class PretrainConfig:
     vocabulary: Path | None = None
     vocab_size: int | None = None
     held_out: tuple[str, ...] = ()
+    join_lines: bool = False
     window_len: int = 1_024
     short_window_len: int | None = None
     short_share: float = 0.75

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from training.errors import TrainingError
+from training.paragraphs import join_lines
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 
@@ -44,14 +45,17 @@ class Corpus:
         return digest.hexdigest()
 
 
-def read_corpus(path: Path, held_out: Sequence[str]) -> Corpus:
+def read_corpus(path: Path, held_out: Sequence[str], *, is_joined: bool = False) -> Corpus:
     """Read every text at ``path`` (see PretrainConfig) as it is, line ends included.
 
+    With ``is_joined``, the lines of a paragraph are joined (see :func:`join_lines`).
     Raises TrainingError naming everything that is missing, empty or not UTF-8.
     """
     documents, problems = _decode(_read_files(path))
     if not documents and not problems:
         problems.append(f"there is no .txt file in {path}")
+    if is_joined:
+        documents = [replace(document, text=join_lines(document.text)) for document in documents]
     known = frozenset[str]().union(*(document.names for document in documents))
     problems += [
         f"held-out {name!r} is no document of {path}" for name in held_out if name not in known

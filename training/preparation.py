@@ -43,7 +43,7 @@ def prepare(config: PretrainConfig) -> Preparation:
     Raises TrainingError naming what is wrong with the data, the vocabulary or the directory.
     """
     start = _open_start(config)
-    corpus = read_corpus(config.data, config.held_out)
+    corpus = read_corpus(config.data, config.held_out, is_joined=config.join_lines)
     directory = RunDirectory(config.out)
     identity = {**config.identity(), "data_sha256": corpus.sha256}
     if start is not None:

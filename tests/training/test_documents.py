@@ -43,6 +43,16 @@ def test_texts_are_taken_as_they_are(tmp_path: Path) -> None:
     assert read_corpus(tmp_path, ()).training[0].text == "one\r\ntwo\r \n"
 
 
+def test_the_lines_of_paragraphs_are_joined_on_request(tmp_path: Path) -> None:
+    """In held-out texts as well, and the hash knows it: it is another run."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("one two\nthree four\nfive six\n")
+    joined = read_corpus(tmp_path, ("b",), is_joined=True)
+    texts = [document.text for document in (*joined.training, *joined.held_out)]
+    assert texts == ["one two three four five six\n"] * 2
+    assert joined.sha256 != read_corpus(tmp_path, ("b",)).sha256
+
+
 def test_hash_sees_names_and_texts(corpus_dir: Path) -> None:
     before = read_corpus(corpus_dir, ()).sha256
     assert before == read_corpus(corpus_dir, ()).sha256
