@@ -12,11 +12,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.messages import EngineConfig, FromEngine, Heartbeat, Outputs, Ready, Shutdown, ToEngine
-from engine.supervision import Supervision
+from engine.crash_report import LastWords
+from engine.messages import (
+    EngineConfig,
+    FromEngine,
+    Heartbeat,
+    Outputs,
+    Ready,
+    Shutdown,
+    StepBegins,
+    ToEngine,
+)
+from engine.output_tail import STDERR, OutputTail
+from engine.supervision import StepPrediction, Supervision
 from engine.transport import EngineConnection
 
 REAP_POLL_S = 0.005
+EXIT_S = 1.0
+"""How long a process that has hung up may take to end by itself, so that we learn why."""
+
+TAIL_S = 0.5
+"""How long the last of what a process printed may take to arrive after its end."""
 
 
 def child_environment() -> dict[str, str]:
@@ -35,8 +51,14 @@ def child_environment() -> dict[str, str]:
     return {**spinning, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def spawn(sock: socket.socket, factory: str, heartbeat_s: float) -> subprocess.Popen[bytes]:
-    """Start ``engine.process`` with ``sock`` as its end of the line. Raises OSError."""
+def spawn(
+    sock: socket.socket, factory: str, heartbeat_s: float, output: int = STDERR
+) -> subprocess.Popen[bytes]:
+    """Start ``engine.process`` with ``sock`` as its end of the line. Raises OSError.
+
+    What it prints goes to the descriptor ``output``; never to our stdout, which belongs to the
+    command that we are a part of.
+    """
     options = {
         "--fd": sock.fileno(),
         "--parent-pid": os.getpid(),
@@ -49,7 +71,8 @@ def spawn(sock: socket.socket, factory: str, heartbeat_s: float) -> subprocess.P
         + [str(part) for option in options.items() for part in option],
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
-        stdout=2,  # stdout belongs to the command that we are a part of
+        stdout=output,
+        stderr=output,
         env=child_environment(),
     )
 
@@ -69,7 +92,8 @@ def describe_exit(returncode: int | None) -> str:
 class EngineChild:
     """One generation of the engine. Owns the process and the socket until ``kill`` returns.
 
-    ``on_message`` hears every message in order, and nothing after ``kill``.
+    ``on_message`` hears every message in order, and nothing after ``kill``. ``step`` is what is
+    being computed, as far as we know; None while it loads or has nothing to do.
     """
 
     def __init__(
@@ -80,6 +104,7 @@ class EngineChild:
         on_message: Callable[[FromEngine], None],
     ) -> None:
         self.is_ready = False
+        self.step: StepBegins | None = None
         self._config = config
         self._supervision = supervision
         self._factory = factory
@@ -87,14 +112,19 @@ class EngineChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: EngineConnection | None = None
         self._silent_s = 0.0
-        self._last_step_s: float | None = None
+        self._prediction: StepPrediction | None = None
+        self._output = OutputTail()
+        self._started_s = time.monotonic()
 
     async def start(self) -> None:
         """Start the process and send it the configuration. Raises OSError."""
+        output = await self._output.open()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._process = spawn(theirs, self._factory, self._supervision.heartbeat_s)
+                heartbeat_s = self._supervision.heartbeat_s
+                self._process = spawn(theirs, self._factory, heartbeat_s, output)
+            self._output.hand_over()
             ours.setblocking(False)
             self._connection = await EngineConnection.open(ours, self._hear)
         except BaseException:
@@ -126,8 +156,11 @@ class EngineChild:
             return "was not started"
         while self._silent_s <= self._allowed_silence_s:
             if await self._wait_closed(self._connection, self._supervision.heartbeat_s):
-                await self._reap_for(self._supervision.heartbeat_s)
+                await self._reap_for(EXIT_S)
+                await self._output.ended(TAIL_S)
                 return self._connection.problem or describe_exit(self._process.returncode)
+        self._process.send_signal(signal.SIGUSR1)  # faulthandler says where it hangs
+        await asyncio.sleep(REAP_POLL_S)
         return f"gave no sign of life for {self._silent_s:.1f} s"
 
     async def shut_down(self) -> None:
@@ -145,19 +178,38 @@ class EngineChild:
         if self._process is not None:
             self._process.kill()  # does nothing to a process that has been reaped
             await self._reap_for(None)
+        self._output.close()
+
+    def last_words(self, reason: str) -> LastWords:
+        """What is known of it now that it is gone."""
+        return LastWords(
+            reason=reason,
+            returncode=self._process.returncode if self._process is not None else None,
+            uptime_s=time.monotonic() - self._started_s,
+            was_ready=self.is_ready,
+            step=self.step,
+            printed=self._output.text,
+        )
 
     @property
     def _allowed_silence_s(self) -> float:
-        return self._supervision.allowed_silence_s(self._last_step_s)
+        if self._prediction is None:
+            return self._supervision.allowed_silence_s(None)
+        num_tokens = self.step.num_tokens if self.step is not None else 0
+        return self._supervision.allowed_silence_s(self._prediction.predict_s(num_tokens))
 
     def _hear(self, message: FromEngine) -> None:
         self._silent_s = 0.0
         match message:
-            case Ready():
+            case Ready(info):
                 self.is_ready = True
-                self._last_step_s = 0.0
-            case Outputs(_, stats) | Heartbeat(stats):
-                self._last_step_s = stats.step_s
+                self._prediction = StepPrediction(info.num_parameters)
+            case StepBegins():
+                self.step = message
+            case Heartbeat():
+                self.step = None
+            case Outputs(_, stats) if self._prediction is not None:
+                self._prediction.observe(stats.step_s, stats.num_step_tokens)
         self._on_message(message)
 
     async def _wait_closed(self, connection: EngineConnection, timeout_s: float) -> bool:

@@ -12,13 +12,11 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-import msgspec
 
 from engine.admission import Throughput, check_request, check_room, check_task_request
 from engine.child import EngineChild
-from engine.errors import EngineDown, EngineFailed, RequestFailed
+from engine.crash_report import CrashFolder
+from engine.errors import EngineDown, EngineFailed, KillsEngine, RequestFailed
 from engine.messages import (
     Abort,
     EngineConfig,
@@ -30,42 +28,24 @@ from engine.messages import (
     Outputs,
     Ready,
     Refused,
+    StepBegins,
     Submit,
 )
+from engine.open_requests import OpenRequest, OpenRequests
 from engine.process import DEFAULT_FACTORY
-from engine.request import Request, SamplingParams, TaskParams, TokenOutput
+from engine.quarantine import Quarantine
+from engine.request import Request, SamplingParams, TaskParams
 from engine.stream import RequestStream
 from engine.supervision import RestartBudget, Supervision
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class OpenRequest:
-    """A request that has not ended: as it was admitted, and what it has brought."""
-
-    request: Request
-    stream: RequestStream
-    emitted_ids: list[int] = field(default_factory=list)
-    num_scored: int = 0
-
-    def take(self, output: TokenOutput) -> None:
-        """Note what an engine has brought, for the one that may come after it."""
-        self.emitted_ids.extend(output.token_ids)
-        self.num_scored += len(output.prompt_logprobs)
-
-    def resumed(self) -> Request:
-        """The request that goes on where this one is."""
-        params = self.request.params
-        params = msgspec.structs.replace(params, scored_from=params.scored_from + self.num_scored)
-        emitted_ids = tuple(self.emitted_ids)
-        return msgspec.structs.replace(self.request, params=params, emitted_ids=emitted_ids)
-
-
 class EngineClient:
     """Starts, supervises and feeds one engine process. For one event loop.
 
-    ``on_stats`` is called once a step, ``on_failure`` once, when the engine is given up.
+    ``on_stats`` is called once a step, ``on_failure`` once, when the engine is given up. Each death
+    is written to ``crashes``, if given.
     The thread that runs the loop must live as long as the client: on Linux the engine dies
     with the thread that started it.
     """
@@ -75,6 +55,7 @@ class EngineClient:
         config: EngineConfig,
         supervision: Supervision | None = None,
         factory: str = DEFAULT_FACTORY,
+        crashes: CrashFolder | None = None,
     ) -> None:
         self.info: ModelInfo | None = None
         self.stats = EngineStats()
@@ -88,7 +69,9 @@ class EngineClient:
         self._budget = RestartBudget(self._supervision)
         self._throughput = Throughput()
         self._ids = itertools.count()
-        self._open: dict[int, OpenRequest] = {}
+        self._crashes = crashes
+        self._open = OpenRequests()
+        self._quarantine = Quarantine()
         self._child: EngineChild | None = None
         self._refusal: tuple[str, ...] | None = None
         self._is_closed = False
@@ -156,25 +139,33 @@ class EngineClient:
         """Admit all of these requests or none; a plain call, nothing is sent before it is sure.
 
         While the engine restarts, requests are admitted and wait.
-        Raises InvalidParams, PromptTooLong, QueueFull, EngineDown, EngineFailed.
+        Raises InvalidParams, PromptTooLong, KillsEngine, QueueFull, EngineDown, EngineFailed.
         """
         info = self._accepting()
-        requests = tuple(
-            check_task_request(info, next(self._ids), ids, params, priority)
-            if isinstance(params, TaskParams)
-            else check_request(info, next(self._ids), ids, params, priority)
-            for ids, params in items
-        )
-        waiting_line = [entry.request for entry in self._open.values()]
+        requests = tuple(self._checked(info, ids, params, priority) for ids, params in items)
+        waiting_line = [entry.request for entry in self._open]
         check_room(self._config, info.num_slots, waiting_line, requests, self._throughput)
         entries = [
             OpenRequest(request, RequestStream(request.request_id, self._abort))
             for request in requests
         ]
-        self._open.update((entry.request.request_id, entry) for entry in entries)
-        if self._child is not None and self._child.is_ready:
-            self._child.send(Submit(requests))
+        self._open.add(entries)
+        self._dispatch()
         return [entry.stream for entry in entries]
+
+    def _checked(
+        self,
+        info: ModelInfo,
+        ids: Sequence[int],
+        params: SamplingParams | TaskParams,
+        priority: int,
+    ) -> Request:
+        if isinstance(params, TaskParams):
+            request = check_task_request(info, next(self._ids), ids, params, priority)
+        else:
+            request = check_request(info, next(self._ids), ids, params, priority)
+        self._quarantine.check(request)
+        return request
 
     def _accepting(self) -> ModelInfo:
         """What is served; raises where nothing can be submitted."""
@@ -187,9 +178,18 @@ class EngineClient:
         return self.info
 
     def _abort(self, request_id: int) -> None:
-        self._open.pop(request_id, None)
+        self._open.remove(request_id)
         if self._child is not None and self._child.is_ready:
             self._child.send(Abort((request_id,)))
+        self._dispatch()  # it may have run alone
+
+    def _dispatch(self) -> None:
+        """Give the engine what it may have and has not."""
+        if self._child is None or not self._child.is_ready:
+            return
+        due = self._open.take_due()
+        if due:
+            self._child.send(Submit(due))
 
     # -- what the engine says --------------------------------------------------------------
 
@@ -203,6 +203,8 @@ class EngineClient:
                 self._refusal = problems
             case Heartbeat(stats):
                 self.stats = stats
+            case StepBegins():
+                pass  # noted by the child
             case Outputs():
                 self._on_outputs(message)
 
@@ -212,9 +214,7 @@ class EngineClient:
             self.fail_all("the model changed while the engine restarted")
         self.info = info
         self._settled.set()
-        if self._child is not None:
-            for entry in self._open.values():
-                self._child.send(Submit((entry.resumed(),)))
+        self._dispatch()
 
     def _on_outputs(self, message: Outputs) -> None:
         self.stats = message.stats
@@ -223,11 +223,13 @@ class EngineClient:
             entry = self._open.get(output.request_id)
             if entry is None:  # its reader left while the step ran
                 continue
-            entry.take(output)
-            if output.finish_reason is not None:
-                del self._open[output.request_id]
+            brought = entry.take(output)
+            if brought.finish_reason is not None:
+                self._open.remove(output.request_id)
                 num_finished += 1
-            entry.stream.push(output)
+            entry.stream.push(brought)
+        if any(output.finish_reason is not None for output in message.outputs):
+            self._dispatch()  # it may have run alone
         self._throughput.observe(message.stats, num_finished)
         for listener in self.on_stats:
             listener(message.stats)
@@ -258,16 +260,39 @@ class EngineClient:
     async def _run_child(self) -> str:
         """One engine process from start to end; how it ended, for people."""
         self._refusal = None
+        self._open.forget_engine()
         child = EngineChild(self._config, self._supervision, self._factory, self._on_message)
         self._child = child
         try:
             await child.start()
-            return await child.watch()
+            reason = await child.watch()
+            await self._on_death(child, reason)
+            return reason
         except OSError as error:
             return f"could not be started: {error}"
         finally:
             self.stats = EngineStats()
             await child.kill()
+
+    async def _on_death(self, child: EngineChild, reason: str) -> None:
+        """Say whose fault it was, if that can be known, and write down what can be."""
+        if self._is_closed or self._refusal is not None:
+            return
+        step = child.step
+        guilty = self._open.blame(step.request_ids if step is not None else ())
+        if self._crashes is not None:
+            died = child.last_words(reason)
+            await self._crashes.report(died, self._config, self.info, self.stats, self._open)
+        if guilty is not None:
+            self._condemn(guilty)
+
+    def _condemn(self, guilty: OpenRequest) -> None:
+        """Refuse it, whoever else asks the same, and whoever will."""
+        logger.error("request %d is refused: the engine dies of it", guilty.request.request_id)
+        self._quarantine.add(guilty.request, len(guilty.emitted_ids))
+        for entry in self._open:
+            if entry is guilty or self._quarantine.holds(entry.request):
+                self._open.fail(entry, KillsEngine())
 
     def _give_up(self, problems: list[str]) -> None:
         self.failure = EngineFailed(problems)
@@ -278,7 +303,5 @@ class EngineClient:
 
     def fail_all(self, why: str) -> None:
         """End every open request with one RequestFailed; the engine is not told."""
-        entries = list(self._open.values())
-        self._open.clear()
-        for entry in entries:
-            entry.stream.fail(RequestFailed(why))
+        for entry in self._open:
+            self._open.fail(entry, RequestFailed(why))

@@ -6,6 +6,7 @@
     +-- RequestRejected        your request: it can never be served as it is
     |   +-- PromptTooLong
     |   +-- InvalidParams
+    |   +-- KillsEngine        computing it has killed the engine, more than once
     +-- EngineUnavailable      we are unwell, or too busy: try again
         +-- QueueFull
         +-- EngineDown
@@ -34,6 +35,19 @@ class PromptTooLong(RequestRejected):
 
 class InvalidParams(RequestRejected):
     """A value outside what this model allows, a token id beyond the vocabulary for one."""
+
+
+class KillsEngine(RequestRejected):
+    """The engine died of this very request, again when it ran alone.
+
+    It is the request's error and not ours to be retried: clients repeat what failed with 503, and
+    each time that would cost everybody a restart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this request is refused: the engine process died each time that it was computed"
+        )
 
 
 class EngineUnavailable(EngineError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import importlib
 import os
 import signal
@@ -30,6 +31,7 @@ from engine.messages import (
     Ready,
     Refused,
     Shutdown,
+    StepBegins,
     Submit,
     TaskSource,
     ToEngine,
@@ -48,7 +50,12 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Core(Protocol):
-    """What the loop needs of an EngineCore; tests bring a small one of their own."""
+    """What the loop needs of an EngineCore; tests bring a small one of their own.
+
+    ``on_step`` is called before each step with what it computes.
+    """
+
+    on_step: Callable[[StepBegins], None] | None
 
     @property
     def has_work(self) -> bool:
@@ -192,11 +199,31 @@ def apply_message(core: Core, message: ToEngine) -> bool:
     return True
 
 
+class StepTeller:
+    """Says what begins, unless it is what was said last: decoding goes on for long without news."""
+
+    def __init__(self, channel: EngineChannel) -> None:
+        self._channel = channel
+        self._last: StepBegins | None = None
+
+    def __call__(self, step: StepBegins) -> None:
+        """A step begins."""
+        if step != self._last:
+            self._channel.send(step)
+            self._last = step
+
+    def forget(self) -> None:
+        """The loop is idle, and the next step is news."""
+        self._last = None
+
+
 def serve(channel: EngineChannel, core: Core, heartbeat_s: float) -> None:
     """Step while there is work, sleep on the socket while there is none.
 
     Every pass sends one message, so silence means that this loop does not turn.
     """
+    teller = StepTeller(channel)
+    core.on_step = teller
     while True:
         for message in channel.receive(0 if core.has_work else heartbeat_s):
             if not apply_message(core, message):
@@ -205,6 +232,7 @@ def serve(channel: EngineChannel, core: Core, heartbeat_s: float) -> None:
             outputs, stats = core.step()
             channel.send(Outputs(tuple(outputs), stats))
         else:
+            teller.forget()
             channel.send(Heartbeat(core.stats))
 
 
@@ -239,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    faulthandler.enable()  # where it was when native code broke, for the crash report
+    faulthandler.register(signal.SIGUSR1)  # where it hangs, before it is killed for that
     die_with_parent(options.parent_pid)
     os.set_inheritable(options.fd, False)  # a grandchild must not keep the socket open
     channel = EngineChannel(socket.socket(fileno=options.fd))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.errors import RequestFailed
+from engine.errors import EngineError, RequestFailed
 from engine.request import FinishReason, TokenOutput
 
 MAX_UNREAD_TOKENS = 4096
@@ -31,9 +31,9 @@ class RequestStream:
     """An asynchronous iterator of TokenOutput, for one reader.
 
     The last output has a ``finish_reason``, always, unless the request is lost: then what had
-    arrived is followed by one RequestFailed. Outputs that come faster than they are read are
-    joined, so a slow reader gets fewer and larger ones; a reader that leaves more than
-    ``max_unread_tokens`` loses the request. Nothing here waits for the engine.
+    arrived is followed by one RequestFailed, or KillsEngine. Outputs that come faster than they
+    are read are joined, so a slow reader gets fewer and larger ones; a reader that leaves more
+    than ``max_unread_tokens`` loses the request. Nothing here waits for the engine.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RequestStream:
         self._unread: list[TokenOutput] = []
         self._num_unread_tokens = 0
         self._is_ended = False
-        self._error: RequestFailed | None = None
+        self._error: EngineError | None = None
         self._changed = asyncio.Event()
 
     def __aiter__(self) -> RequestStream:
@@ -92,7 +92,7 @@ class RequestStream:
             self.fail(RequestFailed(f"a reader may leave at most {limit} tokens unread"))
             self._on_abort(self.request_id)
 
-    def fail(self, error: RequestFailed) -> None:
+    def fail(self, error: EngineError) -> None:
         """End with ``error`` (the client calls this). Ignored after the end."""
         if self._is_ended:
             return

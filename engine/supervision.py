@@ -11,9 +11,9 @@ class Supervision:
     """All in seconds, but for ``max_restarts``.
 
     An idle engine speaks every ``heartbeat_s``. One that is silent for ``silence_s``, or for
-    twenty times its last step where that is longer, is wedged and is killed; while loading
-    the bound is ``loading_s``. More than ``max_restarts`` within ``restart_window_s`` are not
-    tried. The first restart is immediate, the second comes after ``backoff_s``, and each
+    twenty times what its step should take where that is longer, is wedged and is killed; while
+    loading the bound is ``loading_s``. More than ``max_restarts`` within ``restart_window_s``
+    are not tried. The first restart is immediate, the second comes after ``backoff_s``, and each
     further one after twice as long.
     """
 
@@ -25,11 +25,37 @@ class Supervision:
     max_restarts: int = 5
     restart_window_s: float = 600.0
 
-    def allowed_silence_s(self, last_step_s: float | None) -> float:
-        """How long an engine may say nothing; ``last_step_s`` is None while it loads."""
-        if last_step_s is None:
+    def allowed_silence_s(self, predicted_s: float | None) -> float:
+        """How long an engine may say nothing, by what its step should take; None: it loads."""
+        if predicted_s is None:
             return self.loading_s
-        return max(self.silence_s, 20 * last_step_s)
+        return max(self.silence_s, 20 * predicted_s)
+
+
+SLOW_FLOPS = 20e9
+"""Of one slow core: what a step is predicted by until one has been measured."""
+
+
+@dataclass
+class StepPrediction:
+    """How long the step under way should take, by the one before it, token by token."""
+
+    num_parameters: int
+    last_step_s: float = 0.0
+    last_token_s: float | None = None
+
+    def observe(self, step_s: float, num_tokens: int) -> None:
+        """A step has ended."""
+        self.last_step_s = step_s
+        if num_tokens:
+            self.last_token_s = step_s / num_tokens
+
+    def predict_s(self, num_tokens: int) -> float:
+        """A step of so many tokens. A first long prompt may take long without being wedged."""
+        token_s = self.last_token_s
+        if token_s is None:
+            token_s = 2 * self.num_parameters / SLOW_FLOPS
+        return max(self.last_step_s, num_tokens * token_s)
 
 
 class RestartBudget:

@@ -50,6 +50,7 @@ class Verdict:
 VERDICTS: Mapping[type[engine_errors.EngineError], Verdict] = {
     engine_errors.PromptTooLong: Verdict(400, "context_length_exceeded"),
     engine_errors.InvalidParams: Verdict(400, "invalid_value"),
+    engine_errors.KillsEngine: Verdict(400, "request_kills_engine"),
     engine_errors.RequestRejected: Verdict(400, "invalid_request"),
     engine_errors.QueueFull: Verdict(429, "queue_full"),
     engine_errors.EngineFailed: Verdict(503, "engine_failed"),

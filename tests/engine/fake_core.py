@@ -10,13 +10,13 @@ import os
 import signal
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from engine.errors import EngineFailed
-from engine.messages import EngineConfig, EngineStats, ModelInfo
+from engine.messages import EngineConfig, EngineStats, ModelInfo, StepBegins
 from engine.request import FinishReason, Request, SamplingParams, TokenLogprob, TokenOutput
 
 FACTORY = "tests.engine.fake_core:build"
@@ -67,6 +67,7 @@ def expected_ids(prompt_ids: tuple[int, ...], params: SamplingParams) -> tuple[i
 
 class FakeCore:
     def __init__(self, behaviour: Behaviour) -> None:
+        self.on_step: Callable[[StepBegins], None] | None = None
         self._behaviour = behaviour
         self._requests: dict[int, Request] = {}
         self._output_ids: dict[int, tuple[int, ...]] = {}
@@ -99,6 +100,9 @@ class FakeCore:
 
     def step(self) -> tuple[list[TokenOutput], EngineStats]:
         running = list(self._requests.values())[: self._behaviour.num_slots]
+        if self.on_step is not None:
+            ids = tuple(request.request_id for request in running)
+            self.on_step(StepBegins(ids, len(ids), "decode"))
         for request in running:
             self._make_trouble(request)
         time.sleep(self._behaviour.step_s)
@@ -109,7 +113,8 @@ class FakeCore:
         if DIE_ID in request.prompt_ids:
             os.kill(os.getpid(), signal.SIGKILL)
         if RAISE_ID in request.prompt_ids:
-            raise RuntimeError("a step that breaks, as asked for by a test")
+            ids = list(request.prompt_ids[1:])
+            raise RuntimeError(f"a step that breaks, as asked for by a test: {ids}")
         is_under_way = len(self._output_ids[request.request_id]) == 2
         if WEDGE_ID in request.prompt_ids and is_under_way and not request.emitted_ids:
             time.sleep(3600)

@@ -23,6 +23,7 @@ from engine.messages import (
     Ready,
     Refused,
     Shutdown,
+    StepBegins,
     Submit,
     ToEngine,
 )
@@ -41,17 +42,20 @@ class Line:
         self.child = child
         self._reader: FrameReader[FromEngine] = FrameReader(msgspec.msgpack.Decoder(FromEngine))
         self._heard: list[FromEngine] = []
+        self.begun: list[FromEngine] = []
 
     def send(self, *messages: ToEngine) -> None:
         self.sock.sendall(b"".join(map(encode_frame, messages)))
 
     def hear(self) -> FromEngine | None:
-        """The next message; None at the end."""
+        """The next message but for news of steps, which are in ``begun``; None at the end."""
         while not self._heard:
             data = self.sock.recv(2**16)
             if not data:
                 return None
-            self._heard += self._reader.feed(data)
+            for message in self._reader.feed(data):
+                is_news = isinstance(message, StepBegins)
+                (self.begun if is_news else self._heard).append(message)
         return self._heard.pop(0)
 
     def start(self, config: EngineConfig) -> FromEngine | None:
@@ -88,6 +92,19 @@ def test_it_loads_steps_and_leaves() -> None:
     assert ids == expected_ids((2, 3), params)
     assert [o.request_id for o in outputs] == [1, 2] * 3
     assert [o.finish_reason for o in outputs[-2:]] == [FinishReason.LENGTH] * 2
+
+
+def test_it_says_what_begins_once_and_again_after_a_pause() -> None:
+    """Decoding is the same step again and again; who ran is known when it was the last word."""
+    params = SamplingParams(max_tokens=3)
+    with engine_process(heartbeat_s=0.01) as line:
+        line.start(fake_config())
+        for _ in range(2):
+            line.send(Submit((Request(1, (2,), params), Request(2, (4,), params))))
+            for kind in (Outputs, Heartbeat):
+                while not isinstance(line.hear(), kind):
+                    pass
+    assert line.begun == [StepBegins((1, 2), 2, "decode")] * 2
 
 
 def test_it_resumes_from_what_was_emitted() -> None:
