@@ -68,7 +68,8 @@ def create_app(
     """One server. ``engine`` is started and closed by the caller, in the app's event loop.
 
     The app answers at once, with 503 where the model is needed, and calls ``on_ready`` when
-    it is loaded, or ``on_failure`` with the problems when it never will be.
+    it is loaded, or ``on_failure`` with the problems when it never will be. ``app.state.serving``
+    is its ServerState.
     """
     version = server_version()
     metrics = Metrics(settings.model_names[0], version, settings.latency_buckets)
@@ -96,6 +97,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.serving = state
     install(app, metrics.on_rejection)
     app.add_middleware(
         BodyLimit,

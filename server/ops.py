@@ -50,7 +50,7 @@ def ops_routes(state: ServerState) -> APIRouter:
 
     @router.get("/ready", openapi_extra=operation(HEALTH, UNREAD, others=failed))
     async def ready() -> Response:
-        """200 while a request would start at once."""
+        """200 while a request would start at once; 503 also when the server is about to end."""
         if state.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "1"})

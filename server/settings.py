@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from engine.crash_report import CrashFolder
 from engine.messages import EngineConfig, TaskSource
+from engine.supervision import Supervision
 
 ENV_PREFIX = "GPT2_SERVER_"
 
@@ -99,6 +101,19 @@ class Settings(BaseSettings):
     """Seconds for any request, in the queue and after it; its own ``timeout`` may be shorter."""
     ping_s: float = Field(default=15.0, gt=0)
     shutdown_s: int = Field(default=30, ge=0)
+    drain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """After SIGTERM, seconds in which all but ``/ready`` is as before, for a proxy to see."""
+    reuse_port: bool = False
+    """Share the port with another server that does, and listen when the model is loaded."""
+    silence_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """An engine that says nothing for so long, or for 20 times what its step should take, hangs."""
+    loading_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    max_restarts: int = Field(default=5, ge=0)
+    restart_window_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
+    crash_dir: Path | None = None
+    """Where each death of the engine is described; without it, nowhere."""
+    crash_ids: bool = False
+    """Whether the token ids of the requests that ran may be in there."""
     latency_buckets: Annotated[tuple[float, ...], NoDecode] = LATENCY_BUCKETS
 
     @field_validator("checkpoint", mode="before")
@@ -151,6 +166,19 @@ class Settings(BaseSettings):
         if not pairs and self.checkpoint == bundled_checkpoint():
             return bundled_tasks()
         return tuple(TaskSource(name, folder) for name, _, folder in pairs)
+
+    def supervision(self) -> Supervision:
+        """How patient the client is with its engine."""
+        return Supervision(
+            silence_s=self.silence_s,
+            loading_s=self.loading_s,
+            max_restarts=self.max_restarts,
+            restart_window_s=self.restart_window_s,
+        )
+
+    def crash_folder(self) -> CrashFolder | None:
+        """Where crash reports go."""
+        return CrashFolder(self.crash_dir, self.crash_ids) if self.crash_dir is not None else None
 
     def engine_config(self) -> EngineConfig:
         """The engine's share of the settings."""

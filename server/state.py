@@ -37,10 +37,16 @@ class ServerState:
         self.version = version
         self.created_s = int(time.time())
         self.vocabulary: Vocabulary | None = None
+        self.is_draining = False
         self._load_tokenizer = load_tokenizer
 
     async def load(self) -> ModelInfo | list[str]:
-        """Wait for the engine, and read the vocabulary meanwhile. The model, or all problems."""
+        """Wait for the engine, and read the vocabulary meanwhile. The model, or all problems.
+
+        Once it is loaded, this says so again at once.
+        """
+        if self.vocabulary is not None and self.engine.info is not None:
+            return self.engine.info
         vocabulary, info = await asyncio.gather(
             asyncio.to_thread(self._load_tokenizer, self.settings.checkpoint),
             self.engine.ready(),
@@ -52,10 +58,14 @@ class ServerState:
         self.metrics.describe_model(info)
         return info
 
+    def drain(self) -> None:
+        """The server is about to end: whoever asks should go elsewhere."""
+        self.is_draining = True
+
     @property
     def is_ready(self) -> bool:
-        """Whether a request would start now."""
-        return self.engine.is_ready and self.vocabulary is not None
+        """Whether a request would start now, and should come here."""
+        return self.engine.is_ready and self.vocabulary is not None and not self.is_draining
 
     @property
     def model_name(self) -> str:

@@ -1,5 +1,8 @@
 """The process that brings a name on the hub here: ``python -m server.commands.bring NAME``.
 
+With the id of its parent behind the name, it does not outlive it. What was half brought stays, and
+the next one goes on from there.
+
 Its last line on stdout is JSON, with ``path`` or with ``problems``. What people should see
 meanwhile goes to stderr.
 """
@@ -13,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from engine.process import die_with_parent
 from server.commands.progress import byte_bar
 from server.commands.refusal import EXIT_REFUSED
 
@@ -30,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     from weights.hub.names import parse_name
     from weights.kept import keep, kept_root
 
-    (text,) = arguments
+    text, *parent = arguments
+    if parent:
+        die_with_parent(int(parent[0]))
     try:
         name = parse_name(text)
         if name is None:

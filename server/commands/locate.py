@@ -62,6 +62,7 @@ def _kept(repo: str, revision: str) -> Path:
 
     # -P: a folder named "server" where the user happens to stand is not ours
     command = [sys.executable, "-P", "-m", "server.commands.bring", f"{repo}@{revision}"]
+    command.append(str(os.getpid()))  # which it is not to outlive
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         child = subprocess.run(

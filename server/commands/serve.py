@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from engine.errors import EngineFailed
     from engine.messages import ModelInfo, TaskInfo
     from server.settings import Settings
+    from server.state import ServerState
 
 EXIT_ENGINE_LOST = 3
+BACKLOG = 2048
 
 
 @click.command("serve")
@@ -57,6 +60,14 @@ EXIT_ENGINE_LOST = 3
 @click.option("--max-unread-tokens", type=int, help="Bound for a slow reader.  [default: 16384]")
 @click.option("--ping-s", type=float, help="Seconds between pings of idle streams.  [default: 15]")
 @click.option("--shutdown-s", type=int, help="Seconds to finish what runs.  [default: 30]")
+@click.option("--drain-s", type=float, help="Before that, /ready says 503.  [default: 0]")
+@click.option("--reuse-port", is_flag=True, default=None, help="Share the port with the next one.")
+@click.option("--silence-s", type=float, help="When an engine hangs.  [default: 30]")
+@click.option("--loading-s", type=float, help="The same while it loads.  [default: 300]")
+@click.option("--max-restarts", type=int, help="Of a dead engine.  [default: 5]")
+@click.option("--restart-window-s", type=float, help="Within so many seconds.  [default: 600]")
+@click.option("--crash-dir", help="Folder for reports of engines that died.  [default: none]")
+@click.option("--crash-ids", is_flag=True, default=None, help="Token ids may be in reports.")
 @click.option("--latency-buckets", help="Bounds of the histograms in seconds, with commas.")
 def command(**options: Any) -> None:
     """Answer HTTP requests from CHECKPOINT, or from the one that is bundled.
@@ -106,17 +117,27 @@ def prepared(settings: Settings, listener: socket.socket) -> Settings:
 def listen_or_refuse(settings: Settings) -> socket.socket:
     """A listening socket, or one line that says why there is none."""
     try:
-        return listen(settings.host, settings.port)
+        return listen(settings.host, settings.port, reuse_port=settings.reuse_port)
     except OSError as error:
         code = error.errno or 0  # negative for names that cannot be resolved
         reason = os.strerror(code) if code > 0 else error.strerror
         refuse([f"cannot listen on {settings.host} port {settings.port}: {reason}"])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError."""
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A listening socket; with ``reuse_port`` one that does not listen yet. Raises OSError."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family, backlog=2048)
+    if not reuse_port:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
@@ -146,18 +167,32 @@ class Service:
         """Serve until told to stop; the exit code."""
         from engine.client import EngineClient
 
-        client = EngineClient(self._settings.engine_config())
+        settings = self._settings
+        client = EngineClient(
+            settings.engine_config(), settings.supervision(), crashes=settings.crash_folder()
+        )
         client.on_failure.append(self._on_engine_lost)
         client.start()
         try:
             # In a thread, so that the engine process starts while these imports take their time.
-            self._server = await asyncio.to_thread(self._make_server, client)
-            await self._server.serve(sockets=[self._listener])
+            server, state = await asyncio.to_thread(self._make_server, client)
+            self._server = server
+            if not settings.reuse_port or await self._joins(state):
+                await server.serve(sockets=[self._listener])
         finally:
             await client.close()
         return self._exit_code
 
-    def _make_server(self, client: EngineClient) -> uvicorn.Server:
+    async def _joins(self, state: ServerState) -> bool:
+        """Take a share of the connections, now that there is a model; False where none will be."""
+        loaded = await state.load()
+        if isinstance(loaded, list):
+            self._on_refused(loaded)
+            return False
+        self._listener.listen(BACKLOG)
+        return True
+
+    def _make_server(self, client: EngineClient) -> tuple[uvicorn.Server, ServerState]:
         import uvicorn
 
         from server.app import create_app
@@ -179,10 +214,17 @@ class Service:
         )
         config.load()
         end = partial(client.fail_all, "the server is stopping")
-        return Server(config, self._settings.shutdown_s, end)
+        state: ServerState = app.state.serving
+        settings = self._settings
+        server = Server(config, settings.shutdown_s, end, settings.drain_s, state.drain)
+        return server, state
 
     def _announce(self, info: ModelInfo) -> None:
         self._was_ready = True
+        # What is there by now stays: a collection that a large request sets off need not look
+        # through it, which would hold up every stream for 50 ms.
+        gc.collect()
+        gc.freeze()
         for line in describe(self._settings, info, self._listener.getsockname()):
             click.echo(line)
 

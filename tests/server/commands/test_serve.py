@@ -32,7 +32,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeEngi
     """A service around a fake engine, on a free port."""
 
     def start(engine: FakeEngine) -> Service:
-        monkeypatch.setattr("engine.client.EngineClient", lambda _config: engine)
+        monkeypatch.setattr("engine.client.EngineClient", lambda *_, **__: engine)
         settings = Settings(checkpoint=tmp_path, port=0)
         return Service(settings, listen(settings.host, settings.port))
 
