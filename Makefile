@@ -5,13 +5,16 @@ VENV ?= .venv
 PIP_INDEX ?=
 BIN := $(VENV)/bin
 ARGS ?=
+FUZZ_SECONDS ?= 180
+FUZZ_EXAMPLES ?= 1000
 
-.PHONY: setup setup-test setup-clients setup-bench serve test test-clients check format bench trouble clean
+.PHONY: setup setup-test setup-clients setup-bench setup-fuzz serve test test-clients fuzz check format bench trouble clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
 setup-clients: $(VENV)/.setup-clients
 setup-bench: $(VENV)/.setup-bench
+setup-fuzz: $(VENV)/.setup-fuzz
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +37,10 @@ $(VENV)/.setup-bench: pyproject.toml setup.py | $(BIN)/python
 		--no-binary llama-cpp-python --editable ".[peers]"
 	touch $@ $(VENV)/.setup
 
+$(VENV)/.setup-fuzz: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[fuzz]"
+	touch $@ $(VENV)/.setup-test $(VENV)/.setup
+
 serve: setup
 	$(BIN)/gpt2-server serve $(ARGS)
 
@@ -43,6 +50,12 @@ test: setup-test
 # Programs that others wrote, against a live server; they bring many packages of their own.
 test-clients: setup-clients
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+# Everything that reads what others send or wrote: FUZZ_SECONDS for each reader, and FUZZ_EXAMPLES
+# requests of each route. TARGETS="json_body task" names some readers; without any, all.
+fuzz: setup-fuzz
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(TARGETS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -m fuzz tests/fuzz/test_api.py $(ARGS)
 
 check: setup-test
 	$(BIN)/ruff format --check .

@@ -54,10 +54,15 @@ def word_bytes(token: str) -> bytes:
 
 
 def word_problems(ids: Mapping[str, int]) -> list[str]:
-    """What a vocabulary of words lacks."""
-    if UNKNOWN in ids:
-        return []
-    return [f"the vocabulary has no {UNKNOWN}, which stands for what it cannot spell"]
+    """What a vocabulary of words lacks, and what it should not have."""
+    problems = [
+        f"token {token!r:.80} has a lone surrogate, which UTF-8 cannot hold"
+        for token in ids
+        if any("\ud800" <= char <= "\udfff" for char in token)
+    ]
+    if UNKNOWN not in ids:
+        problems.append(f"the vocabulary has no {UNKNOWN}, which stands for what it cannot spell")
+    return problems
 
 
 def pipeline_problems(values: Mapping[str, Any]) -> list[str]:

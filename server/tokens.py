@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import accumulate, pairwise
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter
@@ -24,7 +25,7 @@ class TokensBody(msgspec.Struct, frozen=True):
 
     tokens: list[int]
     pieces: list[str]
-    offsets: list[tuple[int, int]]
+    offsets: list[Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)]]
     count: int
     max_model_len: int
 
@@ -74,7 +75,7 @@ def _description(ids: list[int], info: ModelInfo, vocabulary: Vocabulary) -> byt
     told = TokensBody(
         tokens=ids,
         pieces=[vocabulary.label(token_id) for token_id in ids],
-        offsets=list(pairwise(ends)),
+        offsets=[[start, end] for start, end in pairwise(ends)],
         count=len(ids),
         max_model_len=info.context_len,
     )

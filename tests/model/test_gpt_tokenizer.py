@@ -193,6 +193,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "fused": (lambda v: v["model"].update(fuse_unk=True), "fuse_unk True"),
     "dropout": (lambda v: v["model"].update(dropout=0.1), "dropout 0.1"),
     "no unk": (lambda v: v["model"]["vocab"].pop("<unk>"), "the vocabulary has no <unk>"),
+    "surrogate": (
+        lambda v: v["model"]["vocab"].update({"\ud800": 900}),
+        "'\\ud800' has a lone surrogate",
+    ),
     "large id": (
         lambda v: v["model"]["vocab"].update({"x": 2**24}),
         "'x' has the impossible id 16777216",
