@@ -115,8 +115,10 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if not (room.budget and self.pool.num_available) or len(rows) == max_rows:
                 break
+            if not room.of(sequence):
+                continue  # before the search below, which is long where many wait
             prefix = self.pool.longest_prefix(sequence.copyable_ids)
-            if not room.of(sequence) or self._is_worth_waiting(sequence, prefix):
+            if self._is_worth_waiting(sequence, prefix):
                 continue
             copies += self._admit(sequence, prefix)
             rows.append(self._row(sequence, room.of(sequence)))

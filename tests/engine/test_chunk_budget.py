@@ -42,7 +42,15 @@ def test_a_prompt_computed_alone_costs_all_of_its_step() -> None:
 
 def test_one_slow_step_does_not_decide_alone() -> None:
     budget = ChunkBudget()
-    budget.observe(8, 0, 0.010)
     budget.observe(0, 100, 0.020)
-    budget.observe(8, 0, 0.060)  # a fifth of the way from 10 to 60 ms
+    for step_s in (0.010, 0.010, 0.060):
+        budget.observe(8, 0, step_s)
+    assert budget.tokens(8) == 100
+
+
+def test_what_steps_take_now_counts() -> None:
+    budget = ChunkBudget()
+    budget.observe(0, 100, 0.020)
+    for step_s in (*[0.010] * 20, *[0.020] * 5):
+        budget.observe(8, 0, step_s)
     assert budget.tokens(8) == 200
