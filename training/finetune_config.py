@@ -43,12 +43,15 @@ class FinetuneConfig:
     text part of ``form``, or several joined by ``+``, and ``label`` that of the label;
     ``columns`` names all columns of files without a header line. ``label_names`` are pairs
     ``written=name``. With a ``score_range`` labels are numbers in it, and the task is a regression.
-    Without ``dev``, ``dev_share`` of the training examples are held out instead.
+    Of the training examples only ``num_examples`` are taken, drawn by the seed. Without ``dev``,
+    ``dev_share`` of them are held out instead.
 
     ``train`` says what is trained beside the head and the three new embeddings: all (``full``),
     thin matrices of ``lora_rank`` beside ``lora_targets``, or nothing (``head``). Of a decoder that
     is trained whole, only the lowest ``transfer_layers`` layers start from the checkpoint, the
     rest from new values (section 5).
+
+    ``word_dropout`` of a text's tokens, drawn anew in each step, are not seen.
 
     The weights kept are those of the epoch with the best ``metric`` on dev.
     """
@@ -59,6 +62,7 @@ class FinetuneConfig:
     start_from: Path
     dev: Path | None = None
     dev_share: float | None = None
+    num_examples: int | None = None
     test: Path | None = None
     text: tuple[str, ...] = ()
     label: str = "label"
@@ -81,6 +85,7 @@ class FinetuneConfig:
     weight_decay: float = 0.01
     grad_clip: float = 1.0
     dropout: float = 0.1
+    word_dropout: float = 0.0
     metric: str | None = None
     seed: int = 0
     dtype: DType = "bfloat16"
@@ -135,11 +140,14 @@ class FinetuneConfig:
         return values | lists
 
 
-_COUNTS = ("max_len", "lora_rank", "batch_size", "num_epochs", "num_threads", "checkpoint_steps")
+_COUNTS = (
+    *("max_len", "lora_rank", "num_examples", "batch_size", "num_epochs"),
+    *("num_threads", "checkpoint_steps"),
+)
 _POSITIVE = ("lora_alpha", "learning_rate", "grad_clip", "checkpoint_s")
 _FROM_ZERO = ("lm_coef", "weight_decay")
 _COUNTS_FROM_ZERO = ("transfer_layers", "seed")
-_BELOW_ONE = ("dropout", "warmup_share")
+_BELOW_ONE = ("dropout", "word_dropout", "warmup_share")
 
 
 def _value_problems(config: FinetuneConfig) -> Iterator[str]:

@@ -29,7 +29,9 @@ class FinetuneLearner:
     def __init__(self, config: FinetuneConfig, task: TaskConfig, decoder: GPTConfig) -> None:
         self.device = torch.device(config.device)
         self.dtype: torch.dtype = getattr(torch, config.dtype)
-        self.network = TaskNetwork(decoder, task, config.lora, config.dropout, config.seed)
+        self.network = TaskNetwork(
+            decoder, task, config.lora, config.dropout, config.seed, config.word_dropout
+        )
         self.network.to(self.device)
         self.num_steps_done = 0
         self._config = config

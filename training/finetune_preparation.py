@@ -104,6 +104,7 @@ def _read(config: FinetuneConfig, problems: list[str]) -> _Data:
         return read_examples(path, config.layout, problems)
 
     training = read(config.data)
+    rows = _sample(training.rows, config.num_examples, config.seed)
     sha256 = {"data_sha256": training.sha256}
     test = None
     if config.test is not None:
@@ -111,12 +112,20 @@ def _read(config: FinetuneConfig, problems: list[str]) -> _Data:
         test, sha256[TEST_SHA256] = found.rows, found.sha256
     if config.dev is None:
         share = config.dev_share or 0.0  # FinetuneConfig: exactly one of the two is given
-        kept, held_out = _split(training.rows, share, config.seed)
+        kept, held_out = _split(rows, share, config.seed)
         if not problems and not (kept and held_out):
             problems.append(f"dev_share {share} leaves no examples on one side")
         return _Data(kept, held_out, test, sha256)
     dev = read(config.dev)
-    return _Data(training.rows, dev.rows, test, sha256 | {"dev_sha256": dev.sha256})
+    return _Data(rows, dev.rows, test, sha256 | {"dev_sha256": dev.sha256})
+
+
+def _sample(rows: tuple[Example, ...], limit: int | None, seed: int) -> tuple[Example, ...]:
+    """At most ``limit`` of the rows, in the file's order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
+    return tuple(rows[number] for number in sorted(chosen.tolist()))
 
 
 def _split(

@@ -25,11 +25,13 @@ _STD = 0.02
 class TaskEmbedding(nn.Module):
     """The decoder's embeddings, which keep their name, and those of the ids behind them.
 
-    With LoRA there are two thin matrices beside the decoder's own.
+    With LoRA there are two thin matrices beside the decoder's own. In training, ``word_dropout`` of
+    the tokens of a text are read as nothing at their position (Iyyer et al. 2015, section 3.1).
     """
 
-    def __init__(self, words: nn.Embedding, lora: LoraConfig | None) -> None:
+    def __init__(self, words: nn.Embedding, lora: LoraConfig | None, word_dropout: float) -> None:
         super().__init__()
+        self._word_dropout = word_dropout
         self.weight = words.weight
         self.special = nn.Parameter(torch.empty(NUM_SPECIAL, words.embedding_dim))
         self._scale = 0.0
@@ -46,6 +48,9 @@ class TaskEmbedding(nn.Module):
         if self._scale:
             thin = F.embedding(known, self.lora_b) @ self.lora_a  # (N, r) -> (N, C)
             words = words + self._scale * thin
+        if self.training and self._word_dropout:
+            drawn = torch.rand(len(ids), 1, device=ids.device)
+            words = words * (drawn >= self._word_dropout)  # (N, C) x (N, 1)
         special = F.embedding((ids - num_words).clamp(min=0), self.special)
         return torch.where((ids < num_words).unsqueeze(-1), words, special)
 
@@ -79,6 +84,7 @@ class TaskNetwork(nn.Module):
         lora: LoraConfig | None,
         dropout: float,
         seed: int,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -86,7 +92,7 @@ class TaskNetwork(nn.Module):
         initialise(self.gpt, seed)
         self.head_weight = nn.Parameter(torch.empty(head_shape(config, decoder.num_channels)))
         self.head_bias = nn.Parameter(torch.zeros(config.num_outputs))
-        self.gpt.wte = TaskEmbedding(self.gpt.wte, lora)  # type: ignore[assignment]
+        self.gpt.wte = TaskEmbedding(self.gpt.wte, lora, word_dropout)  # type: ignore[assignment]
         if lora is not None:
             _adapt(self.gpt, lora)
         self._dropout = dropout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,9 @@ def test_a_share_is_held_out_by_the_seed(configure: Fine) -> None:
 
     assert split() == split()
     assert split(out=configure("classification").out.with_name("b"), seed=1)[1] != split()[1]
+    fewer = configure("classification", dev=None, dev_share=0.25, num_examples=40)
+    prepared = prepare_finetuning(replace(fewer, out=fewer.out.with_name("c")))
+    assert (len(prepared.training.rows), len(prepared.dev.rows)) == (30, 10)
     few = configure("classification", dev=None, dev_share=0.001)
     assert problems(few) == ["dev_share 0.001 leaves no examples on one side"]
 

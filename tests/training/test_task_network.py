@@ -57,6 +57,19 @@ def test_ids_behind_the_vocabulary_have_embeddings_of_their_own() -> None:
     assert torch.equal(found, torch.stack([words[29], special[0], special[2], words[0]]))
 
 
+def test_word_dropout_hides_words_in_training_alone() -> None:
+    """The new ids are never hidden: start, delimiter and extract say where a text is."""
+    made = TaskNetwork(SMALL, PLAIN, LORA, dropout=0.0, seed=1, word_dropout=0.5)
+    ids = torch.tensor([5, 30, 6, 31] * 100)
+    torch.manual_seed(3)
+    read = made.train().gpt.wte(ids).detach().view(100, 4, -1)
+    whole = made.eval().gpt.wte(ids).detach().view(100, 4, -1)
+    hidden = (read == 0).all(dim=-1)  # (100, 4, C) -> (100, 4)
+    assert not hidden[:, 1::2].any()
+    assert 70 < hidden[:, ::2].sum() < 130
+    assert torch.equal(read[~hidden], whole[~hidden])
+
+
 def test_hidden_states_are_those_of_the_decoder_and_padding_changes_nothing() -> None:
     made = network()
     trunk = {name: p.detach() for name, p in made.trunk_tensors().items()}
