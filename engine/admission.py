@@ -27,6 +27,8 @@ THROUGHPUT_MEMORY_S = 30.0
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 SHOWN_LEN = 40
 
+_DECODER = msgspec.msgpack.Decoder(SamplingParams)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -175,8 +177,7 @@ def max_prompt_len(info: ModelInfo, max_tokens: int) -> int:
 def _with_right_types(params: SamplingParams) -> SamplingParams:
     """Through the codec and back: what the engine process would reject is rejected here."""
     try:
-        packed = msgspec.msgpack.encode(params)
-        return msgspec.msgpack.decode(packed, type=SamplingParams)
+        return _DECODER.decode(msgspec.msgpack.encode(params))
     except msgspec.ValidationError as error:
         # "Expected `int`, got `float` - at `$.max_tokens`"
         text, _, place = str(error).partition(" - at `$.")

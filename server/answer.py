@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -28,7 +29,7 @@ from server.sse import (
     choice_body,
 )
 from server.state import ServerState
-from server.watched import WatchedAnswer
+from server.watched import WatchedAnswer, written
 
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -91,6 +92,13 @@ def new_frame(state: ServerState, fingerprint: str) -> CompletionBody:
     )
 
 
+def whole_body(answered: Answered, deltas: Iterable[Delta]) -> bytes:
+    """The JSON of a plain answer; a delta a choice."""
+    choices = [choice_body(delta, answered.shown) for delta in deltas]
+    frame = msgspec.structs.replace(answered.frame, choices=choices, usage=answered.usage())
+    return msgspec.json.encode(frame)
+
+
 class Answer(WatchedAnswer):
     """Sends a completion while it is generated."""
 
@@ -127,10 +135,9 @@ class Answer(WatchedAnswer):
                     folded[delta.index] = delta
         if self._is_only_late(folded.values()):
             raise answered.generation.deadline.passed()
-        choices = [choice_body(folded[index], answered.shown) for index in sorted(folded)]
-        return msgspec.json.encode(
-            msgspec.structs.replace(answered.frame, choices=choices, usage=answered.usage())
-        )
+        deltas = [folded[index] for index in sorted(folded)]
+        num_tokens = sum(len(delta.details) + len(delta.prompt_tokens) for delta in deltas)
+        return await written(partial(whole_body, answered, deltas), num_tokens)
 
     def _is_only_late(self, deltas: Iterable[Delta]) -> bool:
         """Whether the deadline ended every choice before its first token."""

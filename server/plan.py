@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from engine.admission import max_prompt_len
+from engine.admission import MAX_BIASES, max_prompt_len
 from engine.messages import ModelInfo
 from engine.request import SamplingParams
 from server.errors import ApiError, short
@@ -13,6 +13,8 @@ from server.prompts import Prompt, PromptReader, check_id, num_kept_of
 from server.schemas import MAX_SEED, CompletionRequest
 from server.text import StopPattern, compile_stops
 from server.vocabulary import Vocabulary, no_vocabulary
+
+MAX_ALL_BIASES = 16 * MAX_BIASES
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ async def make_plan(
     """Check what needs the model, and encode. Raises ApiError and PromptTooLong."""
     _check_pairs(request)
     _check_num_choices(request, max_choices)
+    _check_num_biases(request)
     _check_vocabulary(request, info, vocabulary)
     reader = _reader(request, info, vocabulary)
     prompts = [
@@ -98,6 +101,15 @@ def _check_num_choices(request: CompletionRequest, max_choices: int) -> None:
         rule = f"asks for too many choices: prompts times n must be at most {max_choices}"
         found = f"got {num_prompts} prompts and n {short(request.n)}"
         raise _invalid("n" if num_prompts == 1 else "prompt", f"{rule}, {found}")
+
+
+def _check_num_biases(request: CompletionRequest) -> None:
+    """Each choice is a request to the engine with all biases in it, and they are sent at once."""
+    num_choices = len(request.prompt) * request.n
+    most = MAX_ALL_BIASES // num_choices
+    if len(request.logit_bias) > most:
+        rule = f"must have at most {most} tokens where there are {num_choices} choices"
+        raise _invalid("logit_bias", f"{rule}, got {len(request.logit_bias)}")
 
 
 def _check_vocabulary(request: CompletionRequest, info: ModelInfo, vocabulary: Vocabulary) -> None:

@@ -12,6 +12,8 @@ from server.errors import short
 from server.validation import RequestSchema
 
 MAX_ID = 2**31 - 1
+MAX_INPUTS = 4_096
+"""Prompts, or other inputs, that are looked at; ``max_choices`` says how many are taken."""
 MAX_STOPS = 16
 MAX_STOP_LEN = 1_024
 MAX_SEED = 2**53 - 1
@@ -70,6 +72,11 @@ def _check_ids(value: list[Any], where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _check_num_inputs(value: list[Any]) -> None:
+    if len(value) > MAX_INPUTS:
+        raise ValueError(f"must hold at most {MAX_INPUTS} items, there are {len(value)}")
+
+
 def _parse_prompt(value: object) -> Prompts:
     """The four forms as two: texts or lists of ids."""
     if isinstance(value, str):
@@ -78,6 +85,7 @@ def _parse_prompt(value: object) -> Prompts:
         raise ValueError("must be a string, a list of strings, token ids, or lists of token ids")
     if not value or type(value[0]) is int:
         return (_check_ids(value, "prompt"),)
+    _check_num_inputs(value)
     if all(isinstance(item, str) for item in value):
         return tuple(_check_text(item) for item in value)
     if all(isinstance(item, list) for item in value):
@@ -219,6 +227,8 @@ class ScoreInput(RequestSchema):
 
 
 def _as_list(value: object) -> object:
+    if isinstance(value, list):
+        _check_num_inputs(value)
     return [value] if isinstance(value, dict) else value
 
 
@@ -256,6 +266,7 @@ class ClassifyInput(RequestSchema):
 def _as_inputs(value: object) -> object:
     """A text alone is an input with that text."""
     values = value if isinstance(value, list) else [value]
+    _check_num_inputs(values)
     return [{"text": one} if isinstance(one, str) else one for one in values]
 
 

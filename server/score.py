@@ -30,7 +30,7 @@ from server.sse import UsageBody
 from server.state import ServerState
 from server.validation import read_request
 from server.vocabulary import Vocabulary
-from server.watched import WatchedAnswer
+from server.watched import WatchedAnswer, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,8 @@ class ScoreAnswer(WatchedAnswer):
                 raise from_engine(reader.error)
         if any(reader.is_late for reader in self._readers):
             raise self._generation.deadline.passed()
-        await self.send_body(self._body(), scope, receive, send)
+        num_scores = sum(len(reader.logprobs) for reader in self._readers)
+        await self.send_body(await written(self._body, num_scores), scope, receive, send)
 
     def on_end(self) -> None:
         """The metrics hear of it."""
@@ -269,5 +270,5 @@ def _score_body(
         num_tokens=len(ids),
         is_greedy=likeliest == list(ids),
         tokens=[vocabulary.label(token_id) for token_id in ids],
-        token_logprobs=values,
+        token_logprobs=[*values],
     )

@@ -11,6 +11,9 @@ from server.errors import ApiError
 QUICK_TEXT_LEN = 4_096
 """Characters that are encoded at once; longer texts go to a thread, off the event loop."""
 
+PAUSE_TEXT_LEN = 256
+"""After a text as long as that the event loop has a turn: a request may hold a hundred."""
+
 
 class Tokenizer(Protocol):
     """What is used of ``model.tokenizer.Tokenizer``."""
@@ -47,7 +50,10 @@ class Vocabulary:
         if self._tokenizer is None:
             raise no_vocabulary(param)
         if len(text) <= QUICK_TEXT_LEN:
-            return self._tokenizer.encode(text)
+            ids = self._tokenizer.encode(text)
+            if len(text) > PAUSE_TEXT_LEN:
+                await asyncio.sleep(0)
+            return ids
         return await asyncio.to_thread(self._tokenizer.encode, text)
 
     def has_token(self, token_id: int) -> bool:

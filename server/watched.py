@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.generation import Generation, Reader
 from server.metrics import Metrics
+
+QUICK_ANSWER_TOKENS = 1_024
+"""With so many log probabilities an answer is written in some milliseconds."""
+
+
+async def written(write: Callable[[], bytes], num_logprobs: int) -> bytes:
+    """What ``write`` returns; a large answer is written in a thread, beside the streams."""
+    return write() if num_logprobs <= QUICK_ANSWER_TOKENS else await asyncio.to_thread(write)
 
 
 class WatchedAnswer(Response, ABC):
