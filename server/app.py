@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -16,17 +17,21 @@ from model.tokenizer import Tokenizer, VocabularyMissing
 from server.classify import classify_routes
 from server.completions import completion_routes
 from server.errors import install
+from server.headers import Cors, SecurityHeaders
 from server.limits import BodyLimit, HeaderLimit
 from server.linger import Linger
 from server.metrics import Metrics
+from server.metrics_port import MetricsPort
 from server.models import model_routes
 from server.ops import ops_routes
 from server.request_id import RequestScope
 from server.score import score_routes
 from server.seams import Engine
+from server.security import KeyGate
 from server.settings import Settings
 from server.state import LoadTokenizer, ServerState
 from server.tokens import token_routes
+from server.turnstile import Turnstile
 from server.wire import LIMITS, WireLimits
 
 
@@ -96,25 +101,47 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # It would hand bodies to OpenTelemetry, where the environment has set that up.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     app.state.serving = state
     install(app, metrics.on_rejection)
-    app.add_middleware(
-        BodyLimit,
-        max_body_bytes=settings.max_body_bytes,
-        body_timeout_s=settings.body_timeout_s,
-        on_refused=metrics.on_rejection,
-    )
-    app.add_middleware(
-        HeaderLimit,
-        max_header_bytes=settings.max_header_bytes,
-        on_refused=metrics.on_rejection,
-    )
-    app.add_middleware(Linger)
-    app.add_middleware(RequestScope, metrics=metrics)
+    add_layers(app, settings, state)
     for routes in (
         *(completion_routes, score_routes, classify_routes),
         *(token_routes, model_routes, ops_routes),
     ):
         app.include_router(routes(state))
     return app
+
+
+def add_layers(app: FastAPI, settings: Settings, state: ServerState) -> None:
+    """What a request passes before its route, the last one first."""
+    metrics = state.metrics
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout_s=settings.body_timeout_s,
+        on_refused=metrics.on_rejection,
+    )
+    app.add_middleware(KeyGate, keys=settings.keys)
+    if settings.metrics_port is not None:
+        render = partial(metrics.render, state.engine)
+        app.add_middleware(MetricsPort, port=settings.metrics_port, render=render)
+    app.add_middleware(
+        HeaderLimit,
+        max_header_bytes=settings.max_header_bytes,
+        on_refused=metrics.on_rejection,
+    )
+    app.add_middleware(Linger)
+    if settings.cors_origin:
+        app.add_middleware(Cors, origins=settings.cors_origin)
+    app.add_middleware(RequestScope, metrics=metrics)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Turnstile, is_busy=lambda: state.engine.stats.num_running > 0)

@@ -8,16 +8,10 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from server.headers import page_policy
 from server.metrics import CONTENT_TYPE
 from server.openapi import KEYED, UNREAD, Schema, operation, text_operation
 from server.state import ServerState
-
-DOCS_POLICY = (
-    "default-src 'none'; connect-src 'self'; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'"
-)
-"""A browser would refuse, and not only the reviewer, whatever /docs fetched from elsewhere."""
-
 
 HEALTH: Schema = {
     "type": "object",
@@ -60,19 +54,20 @@ def ops_routes(state: ServerState) -> APIRouter:
         """The version of the server."""
         return {"version": state.version}
 
-    told = text_operation("text/plain", (*UNREAD, *KEYED))
+    if state.settings.metrics_port is None:
+        told = text_operation("text/plain", (*UNREAD, *KEYED, 403))
 
-    @router.get("/metrics", response_class=Response, openapi_extra=told)
-    async def metrics() -> Response:
-        """Prometheus' text format."""
-        return Response(state.metrics.render(state.engine), media_type=CONTENT_TYPE)
+        @router.get("/metrics", response_class=Response, openapi_extra=told)
+        async def metrics() -> Response:
+            """Prometheus' text format."""
+            return Response(state.metrics.render(state.engine), media_type=CONTENT_TYPE)
 
     page = files("server").joinpath("web", "docs.html").read_text(encoding="utf-8")
+    page_headers = {"Content-Security-Policy": page_policy(page)}
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         """The routes for people; the page reads /openapi.json and nothing else."""
-        headers = {"Content-Security-Policy": DOCS_POLICY}
-        return Response(page, headers=headers, media_type="text/html")
+        return Response(page, headers=page_headers, media_type="text/html")
 
     return router

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +16,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from engine.crash_report import CrashFolder
 from engine.messages import EngineConfig, TaskSource
 from engine.supervision import Supervision
+from server.keys import KeyProblems, Keys, hash_key, joined, read_key_file
 
 ENV_PREFIX = "GPT2_SERVER_"
+
+SECRETS = frozenset({"api_key", "admin_key"})
+"""What a message about them must not repeat, and no command line may show to others."""
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 LATENCY_BUCKETS = (
     *(1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
@@ -99,6 +107,18 @@ class Settings(BaseSettings):
     """Tokens, and log probabilities, that the reader of a stream may leave unread."""
     max_timeout_s: float = Field(default=3_600.0, gt=0, allow_inf_nan=False)
     """Seconds for any request, in the queue and after it; its own ``timeout`` may be shorter."""
+    api_key_file: Path | None = None
+    """Keys, or their hashes; ``server/keys.py`` says how they are written."""
+    api_key: Annotated[tuple[str, ...], NoDecode] = Field(default=(), repr=False)
+    """More of them, by the environment only and with commas between; kept as hashes."""
+    admin_key: str | None = Field(default=None, repr=False)
+    """Likewise, the one for administration."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where ``/metrics`` is; without it, where everything else is."""
+    cors_origin: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose pages may ask, or ``*``; in the environment separated by commas."""
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     ping_s: float = Field(default=15.0, gt=0)
     shutdown_s: int = Field(default=30, ge=0)
     drain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -124,7 +144,7 @@ class Settings(BaseSettings):
             return Path(value).absolute()
         return value
 
-    @field_validator("served_model_name", "task", mode="before")
+    @field_validator("served_model_name", "task", "cors_origin", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
@@ -136,14 +156,35 @@ class Settings(BaseSettings):
         for one, (name, _, folder) in zip(value, pairs, strict=True):
             if not name or not folder:
                 raise ValueError(f"must be NAME=DIR, got {one!r}")
+            if not _TASK_NAME.fullmatch(name):
+                rule = "must begin with a name of 1 to 64 letters, digits and inner . _ -"
+                raise ValueError(f"{rule}, got {name[:80]!r}")
         names = [name for name, _, _ in pairs]
         if len(set(names)) != len(names):
             raise ValueError(f"must have different names, got {', '.join(names)}")
         return value
 
-    @field_validator("latency_buckets", mode="before")
+    @field_validator("api_key")
     @classmethod
-    def _split_buckets(cls, value: object) -> object:
+    def _hash_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(hash_key, value))
+
+    @field_validator("admin_key")
+    @classmethod
+    def _hash_admin_key(cls, value: str | None) -> str | None:
+        return None if value is None else hash_key(value)
+
+    @field_validator("cors_origin")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"must be * or SCHEME://HOST[:PORT], got {origin!r}")
+        return value
+
+    @field_validator("latency_buckets", "api_key", mode="before")
+    @classmethod
+    def _split_all(cls, value: object) -> object:
         return tuple(value.split(",")) if isinstance(value, str) else value
 
     @field_validator("latency_buckets")
@@ -160,6 +201,11 @@ class Settings(BaseSettings):
         return tuple(dict.fromkeys((*self.served_model_name, self.checkpoint.resolve().name)))
 
     @property
+    def keys(self) -> Keys:
+        """The hashes of all keys, from wherever they were read."""
+        return Keys(self.api_key, self.admin_key)
+
+    @property
     def tasks(self) -> tuple[TaskSource, ...]:
         """Those named; without any, what is bundled with the checkpoint."""
         pairs = [one.partition("=") for one in self.task]
@@ -170,6 +216,7 @@ class Settings(BaseSettings):
     def supervision(self) -> Supervision:
         """How patient the client is with its engine."""
         return Supervision(
+            heartbeat_s=min(Supervision.heartbeat_s, self.silence_s / 4),
             silence_s=self.silence_s,
             loading_s=self.loading_s,
             max_restarts=self.max_restarts,
@@ -212,18 +259,37 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 def read_settings(options: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Settings from ``options`` (None stands for not given), then ``environ``, then defaults.
 
-    Raises SettingsError listing every problem.
+    The keys of ``api_key_file`` are read now. Raises SettingsError listing every problem.
     """
     problems = unknown_variables(environ)
     given = {name: value for name, value in options.items() if value not in (None, ())}
     try:
-        settings = Settings(**given)
+        settings = with_all_keys(Settings(**given))
     except ValidationError as error:
-        problems += [
-            f"{'.'.join(map(str, line['loc']))}: {line['msg']}, got {line['input']!r}"
-            for line in error.errors()
-        ]
+        problems += [_told(line) for line in error.errors()]
         raise SettingsError(problems) from None
+    except KeyProblems as error:
+        raise SettingsError([*problems, *error.problems]) from None
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def forget_secrets(environ: MutableMapping[str, str]) -> None:
+    """Take the keys out of ``environ``, which every child process would get."""
+    for name in SECRETS:
+        environ.pop(ENV_PREFIX + name.upper(), None)
+
+
+def with_all_keys(settings: Settings) -> Settings:
+    """The settings with the keys of their file. Raises KeyProblems."""
+    file = settings.api_key_file
+    keys = joined(settings.keys, [] if file is None else [read_key_file(file)])
+    return settings.model_copy(update={"api_key": keys.users, "admin_key": keys.admin})
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    """One problem, with what was given where that is no secret."""
+    name = ".".join(map(str, line["loc"]))
+    found = "" if name.partition(".")[0] in SECRETS else f", got {line['input']!r}"
+    return f"{name}: {line['msg']}{found}"

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from server.errors import ApiError, error_body, error_response
+from server.headers import SECURITY_HEADERS, SecurityHeaders
 from server.linger import Linger
 
 LIMITS = "wire_limits"
@@ -32,8 +33,10 @@ so long what still comes is dropped."""
 MIN_SENT_BYTES = 16_384
 """What a reader has to take of an answer that waits for it, within ``send_timeout_s``."""
 
-PROBES = frozenset({b"/health", b"/ready"})
-"""Answered also to a connection too many: who is asked whether it lives must not be silent."""
+PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
+"""Answered also to a connection too many: who is asked how it is must not be silent."""
+
+_SECURITY = b"".join(b"%b: %b\r\n" % header for header in SECURITY_HEADERS).decode()
 
 OFFERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
@@ -236,7 +239,7 @@ class HttpProtocol(HttpToolsProtocol):
         rule = f"there may be at most {self._limits.max_connections} connections"
         told = ApiError(503, rule, code="too_many_connections", retry_after_s=1.0)
         headers = {"Connection": "close", "X-Request-Id": uuid.uuid4().hex}
-        return Linger(error_response(told, headers))
+        return SecurityHeaders(Linger(error_response(told, headers)))
 
     def _dropped_unfinished(self) -> bool:
         """Whether what is refused is the rest of a request that waits for it; it ends then."""
@@ -259,7 +262,7 @@ class HttpProtocol(HttpToolsProtocol):
         body = error_body(error)
         head = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-            "content-type: application/json\r\n"
+            f"{_SECURITY}content-type: application/json\r\n"
             f"content-length: {len(body)}\r\n"
             f"x-request-id: {uuid.uuid4().hex}\r\n"
             "connection: close\r\n\r\n"

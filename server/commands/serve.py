@@ -58,6 +58,11 @@ BACKLOG = 2048
 @click.option("--max-tokenize-bytes", type=int, help="Text for /tokenize.  [default: 256 KiB]")
 @click.option("--max-timeout-s", type=float, help="Seconds for any request.  [default: 3600]")
 @click.option("--max-unread-tokens", type=int, help="Bound for a slow reader.  [default: 16384]")
+@click.option("--api-key-file", help="Keys that requests must bring.  [default: none]")
+@click.option("--metrics-port", type=int, help="For /metrics alone.  [default: the same port]")
+@click.option("--cors-origin", multiple=True, help="Whose pages may ask; again for more.")
+@click.option("--log-format", help="text or json.  [default: text]")
+@click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--ping-s", type=float, help="Seconds between pings of idle streams.  [default: 15]")
 @click.option("--shutdown-s", type=int, help="Seconds to finish what runs.  [default: 30]")
 @click.option("--drain-s", type=float, help="Before that, /ready says 503.  [default: 0]")
@@ -75,22 +80,29 @@ def command(**options: Any) -> None:
     CHECKPOINT is a folder, or a name on the hub: gpt2, OWNER/NAME, OWNER/NAME@REVISION.
     Every option is also an environment variable: --max-context is GPT2_SERVER_MAX_CONTEXT.
     """
-    from server.settings import SettingsError, read_settings
+    from server.logs import configure
+    from server.settings import SettingsError, forget_secrets, read_settings
 
     try:
         settings = read_settings(options, os.environ)
     except SettingsError as error:
         refuse(error.problems)
+    forget_secrets(os.environ)
     listener = listen_or_refuse(settings)  # a taken port is told before a long download
     if settings.revision is not None or not os.path.lexists(settings.checkpoint):
         listener.close()  # until it is done, nobody shall wait for an answer
         settings = located(settings)
         listener = listen_or_refuse(settings)
+    metrics_listener = listen_for_metrics(settings)
+    if metrics_listener is not None:
+        number = metrics_listener.getsockname()[1]
+        settings = settings.model_copy(update={"metrics_port": number})
     settings = prepared(settings, listener)
+    configure(settings.log_format, settings.log_level)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        exit_code = runner.run(Service(settings, listener).run())
+        exit_code = runner.run(Service(settings, listener, metrics_listener).run())
     sys.exit(exit_code)
 
 
@@ -122,6 +134,14 @@ def listen_or_refuse(settings: Settings) -> socket.socket:
         code = error.errno or 0  # negative for names that cannot be resolved
         reason = os.strerror(code) if code > 0 else error.strerror
         refuse([f"cannot listen on {settings.host} port {settings.port}: {reason}"])
+
+
+def listen_for_metrics(settings: Settings) -> socket.socket | None:
+    """The listener of ``/metrics``, where it has one of its own; it is shared with nobody."""
+    port = settings.metrics_port
+    if port is None:
+        return None
+    return listen_or_refuse(settings.model_copy(update={"port": port, "reuse_port": False}))
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
@@ -156,9 +176,15 @@ def _loop_factory() -> Any:
 class Service:
     """One run of the server, from the start of the engine to the exit code."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        metrics_listener: socket.socket | None = None,
+    ) -> None:
         self._settings = settings
         self._listener = listener
+        self._listeners = [one for one in (listener, metrics_listener) if one is not None]
         self._server: uvicorn.Server | None = None
         self._was_ready = False
         self._exit_code = 0
@@ -178,7 +204,7 @@ class Service:
             server, state = await asyncio.to_thread(self._make_server, client)
             self._server = server
             if not settings.reuse_port or await self._joins(state):
-                await server.serve(sockets=[self._listener])
+                await server.serve(sockets=self._listeners)
         finally:
             await client.close()
         return self._exit_code
@@ -209,6 +235,7 @@ class Service:
             ws="none",
             lifespan="on",
             access_log=False,
+            log_config=None,
             log_level="warning",
             server_header=False,
         )
@@ -255,7 +282,13 @@ def describe(settings: Settings, info: ModelInfo, address: tuple[Any, ...]) -> l
         f"slots    {info.num_slots} of {info.slot_bytes / 1e6:,.1f} MB, {info.kv_dtype}",
         *(f"task     {task.name}, {_kind(task)}, from {task.source}" for task in info.tasks),
         f"address  http://{host}:{address[1]}",
+        *_metrics_line(settings, host),
     ]
+
+
+def _metrics_line(settings: Settings, host: str) -> list[str]:
+    port = settings.metrics_port
+    return [] if port is None else [f"metrics  http://{host}:{port}/metrics"]
 
 
 def _kind(task: TaskInfo) -> str:

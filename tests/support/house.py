@@ -74,7 +74,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }
 """Packages that may use more than the dependencies of a plain installation."""
 
-DISTRIBUTIONS: Mapping[str, str] = {"yaml": "pyyaml", "llama_cpp": "llama-cpp-python"}
+DISTRIBUTIONS: Mapping[str, str] = {
+    "yaml": "pyyaml",
+    "llama_cpp": "llama-cpp-python",
+    "pythonjsonlogger": "python-json-logger",
+}
 """Libraries that are declared by another name than they are imported by."""
 
 UNFINISHED = re.compile("TO" + "DO|FIX" + "ME")
