@@ -42,6 +42,8 @@ QUEUED = (*POSTED, 429, 504)
 """What waits for the engine."""
 
 _RETRIED = (429, 503)
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+"""Readers of the document take the schema of a stream for that of each event."""
 
 
 def operation(
@@ -60,7 +62,7 @@ def operation(
     schema = answer if isinstance(answer, Mapping) else _struct_schema(answer)
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if events is not None:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": events}}
+        content["text/event-stream"] = {"schema": _EVENT | {"description": events}}
     responses: dict[str, Any] = {"200": {"description": "OK", "content": content}}
     responses |= {str(status): _refusal(status) for status in sorted(refusals)}
     for status, schema in (others or {}).items():

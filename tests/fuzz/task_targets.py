@@ -49,7 +49,7 @@ def task() -> Folder:
         made = TrainedTask("t", TASK, "lora", {}, TRUNK, checkpoint.weights_hash, LORA)
         shapes = made.description(checkpoint.weights_hash).shapes()
         save_task(path, replace(made, tensors=numbered(shapes)), {"origin": "a test"})
-        files = {file.name: file.read_bytes() for file in path.iterdir()}
+        files = {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
     def read(path: Path) -> object:
         return open_task(path, checkpoint)

@@ -62,7 +62,7 @@ def gpt_files() -> dict[str, bytes]:
     """The first GPT's kind, as OpenAI wrote it and as tokenizers does."""
     with tempfile.TemporaryDirectory(prefix="fuzz") as parent:
         tokenizer = words(Path(parent))
-        files = {file.name: file.read_bytes() for file in Path(parent).iterdir()}
+        files = {file.name: file.read_bytes() for file in sorted(Path(parent).iterdir())}
     return {**files, "tokenizer.json": tokenizer.to_str().encode()}
 
 

@@ -130,7 +130,7 @@ def own_checkpoint() -> Folder:
     with tempfile.TemporaryDirectory() as parent:
         path = Path(parent) / "own"
         save_checkpoint(path, TINY, numbered(parameter_shapes(TINY)), None, {"origin": "a test"})
-        files = {file.name: file.read_bytes() for file in path.iterdir()}
+        files = {file.name: file.read_bytes() for file in sorted(path.iterdir())}
     return Folder(files, parts_of(files), open_checkpoint, REFUSALS, with_checksums)
 
 
