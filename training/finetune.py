@@ -174,7 +174,7 @@ class _Run:
         """Let the task as it was saved answer dev, and once test."""
         path = self.prepared.directory.task
         task = open_task(path, self.prepared.trunk)
-        self.learner.load_task(task, self.prepared.trunk)
+        self.learner.network.load_task(task, self.prepared.trunk)
         test = self.prepared.test
         return FinetuneReport(
             task=path,

@@ -15,8 +15,6 @@ from training.finetune_config import FinetuneConfig
 from training.loss import next_token_loss
 from training.task_batches import TaskBatch
 from training.task_network import TaskNetwork, last_hidden
-from weights.checkpoint import Checkpoint
-from weights.task import Task
 from weights.task_description import SPECIAL
 
 BETAS = (0.9, 0.999)
@@ -98,14 +96,6 @@ class FinetuneLearner:
         self.load_trained(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.num_steps_done = state["num_steps_done"]
-
-    def load_task(self, task: Task, trunk: Checkpoint) -> None:
-        """Put the task as it was saved in place: its own numbers, and its trunk or ``trunk``."""
-        stored = {**(task.own_trunk or trunk).tensors, **task.tensors()}
-        named = self.network.trunk_tensors() | self.network.task_tensors()
-        with torch.no_grad():
-            for name, parameter in named.items():
-                parameter.copy_(stored[name])
 
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
         """Put other values in the parameters that are trained."""

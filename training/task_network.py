@@ -16,6 +16,8 @@ from model.lora import EMBEDDING_TARGET, LORA_A, LORA_B, LoraConfig
 from model.tasks import NUM_SPECIAL, TaskConfig
 from training.optimizer import initialise
 from training.task_batches import TaskBatch
+from weights.checkpoint import Checkpoint
+from weights.task import Task
 from weights.task_description import HEAD_BIAS, HEAD_WEIGHT, SPECIAL
 
 _STD = 0.02
@@ -121,6 +123,19 @@ class TaskNetwork(nn.Module):
         """The decoder's parameters, by the names of a checkpoint."""
         own = (LORA_A, LORA_B, ".special")
         return {name: p for name, p in self.gpt.named_parameters() if not name.endswith(own)}
+
+    def load_task(self, task: Task, trunk: Checkpoint) -> None:
+        """Put the task as it was saved in place: its own numbers, and its trunk or ``trunk``.
+
+        A classifier that reads the last token has no new ids, so theirs stay as they are.
+        """
+        stored = {**(task.own_trunk or trunk).tensors, **task.tensors()}
+        named = self.trunk_tensors() | self.task_tensors()
+        if task.special is None:
+            del named[SPECIAL]
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(stored[name])
 
     def head(self) -> TaskHead:
         """The task head as it is served."""

@@ -21,7 +21,6 @@ from training.task_scores import answers, metrics
 from weights.checkpoint import Checkpoint, open_plain_checkpoint
 from weights.stored import CheckpointError
 from weights.task import Task, open_task
-from weights.task_description import HEAD_BIAS, HEAD_WEIGHT, SPECIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,14 @@ class TaskReport:
             ],
         }
 
+
+_CONVERTED: Mapping[str, Any] = {
+    "text": ("text",),
+    "label": "label",
+    "columns": (),
+    "label_names": (),
+}
+"""How the examples of a classifier that was not made here are read: its labels are its own."""
 
 _HEADS = ("on", "examples", "measure", "measured")
 
@@ -88,9 +95,7 @@ def _opened(path: Path, trunk_path: Path) -> tuple[Task, Checkpoint]:
 
 
 def _read(task: Task, files: Sequence[str], tokenizer: Tokenizer) -> dict[str, list[TaskExample]]:
-    run = task.source.get("run")
-    if not isinstance(run, dict):
-        raise TrainingError([f"{task.path}: source.json does not say how its examples were read"])
+    run = task.source.get("run", _CONVERTED)
     layout = Layout(
         tuple(tuple(part.split("+")) for part in run["text"]), run["label"], tuple(run["columns"])
     )
@@ -127,11 +132,5 @@ def _pairs(label_names: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _network(task: Task, trunk: Checkpoint) -> TaskNetwork:
     description = task.description
     network = TaskNetwork(trunk.config, description.config, description.lora, dropout=0.0, seed=0)
-    stored = {**trunk.tensors, **task.adapters}
-    stored |= {HEAD_WEIGHT: task.head.weight, HEAD_BIAS: task.head.bias}
-    if task.special is not None:
-        stored |= {SPECIAL: task.special}
-    with torch.no_grad():
-        for name, parameter in (network.trunk_tensors() | network.task_tensors()).items():
-            parameter.copy_(stored[name])
+    network.load_task(task, trunk)
     return network.eval()

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from model.tokenizer import Tokenizer
 from tests.training.tiny_run import tiny_config, write_corpus
-from tests.training.tiny_task import FORMS, tiny_task, write_tasks
+from tests.training.tiny_task import FORMS, tiny_task, write_tasks, write_tsv
 from training.errors import TrainingError
 from training.evaluation.task import evaluate_task
 from training.finetune import finetune
 from training.pretrain import pretrain
+from weights.convert_task import convert_classifier
+
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,38 @@ def test_scores_lie_in_the_range_that_the_task_has(folder: Path) -> None:
     (folder / "high.csv").write_text("a,b,score\nx,y,5\nx,y,7\n")
     with pytest.raises(TrainingError, match=r"high\.csv:3: label must be from 1 to 5, got 7"):
         evaluate_task(task, folder / "nowhere", [str(folder / "high.csv")])
+
+
+def test_a_converted_classifier_answers_as_transformers_does(folder: Path) -> None:
+    """Its labels are its own names, its columns text and label."""
+    torch.manual_seed(3)
+    names = {0: "sad", 1: "glad", 2: "mixed"}
+    sizes = {"n_layer": 2, "n_embd": 64, "n_head": 1, "n_positions": 32, "vocab_size": 300}
+    theirs = GPT2ForSequenceClassification(
+        GPT2Config(**sizes, id2label=names, **dict.fromkeys(ENDS, 299))
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(8)  # biases are zero: other ones would give every text the same class
+    theirs.save_pretrained(folder / "hf")
+    vocabulary = folder / "run" / "checkpoint"
+    task = convert_classifier(folder / "hf", folder / "converted", vocabulary=vocabulary)
+    texts = [f"the cat is {word}" for word in ("bad", "a ship", "seen", "very good", "Q", "7")]
+    tokenizer = Tokenizer.from_directory(vocabulary)
+    with torch.no_grad():
+        chosen = [
+            names[int(theirs(torch.tensor([tokenizer.encode(text)])).logits.argmax())]
+            for text in texts
+        ]
+    assert len({*chosen}) > 1
+    other = {"sad": "glad", "glad": "mixed", "mixed": "sad"}
+    labels = [other[chosen[0]], *chosen[1:]]
+    path = write_tsv(folder / "texts.tsv", [("text", "label"), *zip(texts, labels, strict=True)])
+    found = evaluate_task(task.path, folder / "nowhere", [str(path)])
+    assert found.metrics[str(path)]["accuracy"] == pytest.approx(5 / 6)
+    bad = write_tsv(folder / "sst.tsv", [("text", "label"), ("a cat", "1")])
+    with pytest.raises(TrainingError, match="label must be one of sad, glad, mixed, got '1'"):
+        evaluate_task(task.path, folder / "nowhere", [str(bad)])
 
 
 def test_what_is_no_task_is_named(folder: Path) -> None:
