@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import select
 import signal
@@ -262,13 +263,32 @@ async def test_another_model_does_not_continue_a_text() -> None:
         assert len(await read_ids(client.submit((5,), PARAMS))) == 60
 
 
-async def test_twenty_deaths_leak_nothing() -> None:
+async def test_twenty_deaths_under_load_leak_nothing() -> None:
+    """Nor a token: eight streams at a time, killed whenever each of them has brought something."""
     async with running() as client:
         num_fds = len(os.listdir("/proc/self/fd"))
+        texts: list[bool] = []
+
+        async def read_on(number: int) -> None:
+            for seed in itertools.count(number, step=8):
+                params = SamplingParams(max_tokens=40, seed=seed)
+                texts.append(
+                    await read_ids(client.submit((seed % 89,), params))
+                    == expected_ids((seed % 89,), params)
+                )
+                if client.num_restarts == 20:
+                    return
+
+        readers = asyncio.gather(*(read_on(number) for number in range(8)))
         for _ in range(20):
+            await until(lambda: client.stats.num_running == 8)
             pid = kill(client)
             await until(lambda pid=pid: client.is_ready and client.pid != pid)  # type: ignore[misc]
+        await readers
+        assert all(texts)
+        assert len(texts) >= 8
         assert client.num_restarts == 20
+        assert client.num_open_requests == 0
         assert len(os.listdir("/proc/self/fd")) == num_fds
         children = Path(f"/proc/self/task/{os.getpid()}/children")
         assert children.read_text().split() == [str(client.pid)]
