@@ -20,10 +20,13 @@ from bench.trouble.live import LiveServer, Usage, is_engine, serving
 from bench.trouble.promise import Extent, Finding
 
 NUM_SLOTS = 8
-SILENCE_S = 2.0
 TIMEOUT_S = 120.0
 BOTH = (signal.SIGKILL, signal.SIGSTOP) * 3
-OPTIONS = ("--slots", str(NUM_SLOTS))
+OPTIONS = (
+    *("--slots", str(NUM_SLOTS), "--silence-s", "1"),
+    *("--max-restarts", "1000", "--restart-window-s", "3"),
+)
+"""A pause before a restart doubles with each restart in the window, which is therefore short."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from bench.trouble.promise import SETTLE_S
 
 START_S = 120.0
 STOP_S = 45.0
-POLL_S = 0.02
+POLL_S = 0.05
 MB = 1e6
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from bench.client import Outcome, complete
+from bench.client import Outcome
 from bench.load import closed_loop, open_loop, poisson_times
 from bench.timing import percentile
 from bench.trouble.counts import Counts, slots_add_up, slots_shown
+from bench.trouble.flood import Flood, Sender
 from bench.trouble.live import LiveServer, serving
 from bench.trouble.promise import MAX_INTER_TOKEN_RATIO, MAX_REFUSAL_S, Extent, Finding
 
 NUM_SLOTS = 8
 TIMES_CAPACITY = 10
-PROMPT_LEN = 64
-NUM_TOKENS = 128
-TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,6 @@ class Overload:
     num_ended: int
     refused_within: float
     slowest_refusal_s: float
-    client_cpu: float
     has_settled: bool
     slots: str
 
@@ -91,11 +85,6 @@ def shown(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())) or "none"
 
 
-def kind_of(outcome: Outcome) -> str:
-    """The status of the answer, or what went wrong instead."""
-    return (outcome.error or "200").removeprefix("status ")
-
-
 def p99_ms(outcomes: list[Outcome]) -> float:
     """Between two tokens of one answer."""
     good = [outcome for outcome in outcomes if outcome.error is None]
@@ -103,56 +92,35 @@ def p99_ms(outcomes: list[Outcome]) -> float:
     return 1e3 * percentile(gaps, 99)
 
 
-class Load:
-    """Streams of equal length, each with a prompt of its own."""
-
-    def __init__(self, server: LiveServer) -> None:
-        self._server = server
-        self._draw = random.Random(7)
-        self.seen: Counter[str] = Counter()
-
-    async def send(self, _index: int) -> Outcome:
-        """One of them."""
-        body: dict[str, Any] = {
-            "prompt": [self._draw.randrange(8_000) for _ in range(PROMPT_LEN)],
-            "max_tokens": NUM_TOKENS,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        outcome = await complete(self._server.address, body, timeout_s=TIMEOUT_S)
-        self.seen[kind_of(outcome)] += 1
-        return outcome
-
-
-async def one_round(load: Load, duration_s: float, seed: int) -> Round:
-    """Full slots, then overload for about the same time."""
-    full = await closed_loop(load.send, NUM_SLOTS, None, duration_s)
+async def one_round(server: LiveServer, sender: Sender, duration_s: float, seed: int) -> Round:
+    """Full slots, then overload for about the same time; a tenth of it is sent from here."""
+    full = await closed_loop(sender.send, NUM_SLOTS, None, duration_s)
     elapsed_s = max(o.ended_s for o in full) - min(o.started_s for o in full)
     rate = len(full) / elapsed_s
-    num_requests = max(round(TIMES_CAPACITY * rate * duration_s), 1)
-    times_s = poisson_times(TIMES_CAPACITY * rate, num_requests, seed)
-    over = await open_loop(load.send, times_s)
-    sent_s = max(o.started_s for o in over) - min(o.started_s for o in over)
-    return Round(p99_ms(full), p99_ms(over), rate, num_requests / max(sent_s, 1e-9))
+    num_requests = max(round(rate * duration_s), 1)
+    others = TIMES_CAPACITY - 1
+    flood = await Flood.start(server.address, others * rate, others * num_requests, seed)
+    flood.begin()
+    started_s = time.perf_counter()
+    over = await open_loop(sender.send, poisson_times(rate, num_requests, seed))
+    sender.seen += await flood.ended()
+    elapsed_s = time.perf_counter() - started_s
+    return Round(p99_ms(full), p99_ms(over), rate, TIMES_CAPACITY * num_requests / elapsed_s)
 
 
 async def overload(extent: Extent) -> Overload:
     """Rounds in turn, after one that is not counted. Raises ServerBroken."""
     options = ("--slots", str(NUM_SLOTS), "--max-queued-requests", str(NUM_SLOTS))
     async with serving(*options) as server:
-        load = Load(server)
-        started_s, cpu_s = time.perf_counter(), time.process_time()
+        sender = Sender(server.address, 7)
         rounds = [
-            await one_round(load, extent.overload_s, seed)
+            await one_round(server, sender, extent.overload_s, seed)
             for seed in range(extent.overload_rounds + 1)
         ]
-        cpu = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
-        return result_of(tuple(rounds[1:]), dict(load.seen), await server.settled(), cpu)
+        return result_of(tuple(rounds[1:]), dict(sender.seen), await server.settled())
 
 
-def result_of(
-    rounds: tuple[Round, ...], seen: dict[str, int], counts: Counts, client_cpu: float
-) -> Overload:
+def result_of(rounds: tuple[Round, ...], seen: dict[str, int], counts: Counts) -> Overload:
     """The result, of what the clients saw and what the server counted."""
     return Overload(
         rounds=rounds,
@@ -165,7 +133,6 @@ def result_of(
         num_ended=int(counts.total("completions_total")),
         refused_within=counts.within("refusal_duration_seconds", MAX_REFUSAL_S, status="429"),
         slowest_refusal_s=counts.largest("refusal_duration_seconds", status="429"),
-        client_cpu=client_cpu,
         has_settled=slots_add_up(counts),
         slots=slots_shown(counts),
     )

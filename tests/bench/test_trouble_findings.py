@@ -13,12 +13,13 @@ from bench.client import Outcome
 from bench.trouble.counts import Counts
 from bench.trouble.engine_faults import EngineFaults
 from bench.trouble.exchange import Reply
+from bench.trouble.flood import kind_of
 from bench.trouble.hostile import Hostile, faults
 from bench.trouble.hostile_bodies import Case, cases
 from bench.trouble.leaving import Leaving
 from bench.trouble.leaving import result_of as leaving_of
 from bench.trouble.live import Usage
-from bench.trouble.overload import Overload, Round, kind_of
+from bench.trouble.overload import Overload, Round
 from bench.trouble.overload import p99_ms as overload_p99_ms
 from bench.trouble.overload import result_of as overload_of
 from bench.trouble.slow_readers import SlowReaders, p99_ms
@@ -39,7 +40,6 @@ GOOD: dict[str, Any] = {
         num_ended=5,
         refused_within=1.0,
         slowest_refusal_s=0.05,
-        client_cpu=0.1,
         **SLOTS,
     ),
     "leaving": Leaving(10, 4, 6, {}, 10, 9, 9, 5, **SLOTS),
@@ -132,7 +132,7 @@ gpt2_slots_warm{model_name="a"} 2.0
 
 
 def test_overload_takes_its_figures_from_the_server() -> None:
-    found = overload_of((Round(1.0, 1.0, 1.0, 1.0),), {"200": 3}, Counts.parse(METRICS), 0.1)
+    found = overload_of((Round(1.0, 1.0, 1.0, 1.0),), {"200": 3}, Counts.parse(METRICS))
     assert found.counted == {"200": 3, "429": 2}
     assert (found.num_ended, found.refused_within, found.slowest_refusal_s) == (3, 0.5, 0.1)
     assert (found.has_settled, found.slots) == (True, "6 free + 0 held + 2 warm of 8")
