@@ -13,7 +13,7 @@ import psutil
 
 from bench.client import HttpError
 from bench.machine import circumstances
-from bench.report import json_line, table
+from bench.report import json_line
 from bench.trouble.engine_faults import engine_faults
 from bench.trouble.hostile import hostile
 from bench.trouble.leaving import leaving
@@ -84,12 +84,14 @@ async def make(name: str, trouble: Callable[[Extent], Awaitable[Result]], extent
 
 
 def lines(reports: Sequence[Report]) -> Iterator[str]:
-    """The table for people. Columns are for reading: the measured part comes last."""
+    """The table for people: words, so every column is to the left, the long one last."""
     rows = [
         (report.trouble, "ok" if finding.is_kept else "BROKEN", finding.promise, finding.measured)
         for report in reports
         for finding in report.findings
     ]
-    yield table(("trouble", "", "promised", "measured"), rows)
-    num_broken = sum(row[1] != "ok" for row in rows)
-    yield f"{len(rows)} promises, {num_broken} broken"
+    shown = [("trouble", "", "promised", "measured"), *rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(3)] + [0]
+    for row in shown:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    yield f"{len(rows)} promises, {sum(row[1] != 'ok' for row in rows)} broken"
