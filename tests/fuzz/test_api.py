@@ -20,6 +20,7 @@ from tests.support.live_server import ROOT, live_server
 pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(3_600)]
 
 COMMAND = Path(sys.executable).with_name("schemathesis")
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "750"))
 SERVER = ("--max-context", "32", "--slots", "8", "--threads", "1")
 """Small, so that every answer is quick whatever max_tokens says."""
@@ -37,7 +38,8 @@ def test_no_request_makes_an_answer_that_is_not_documented(
     with live_server(None, *SERVER) as server:
         done = subprocess.run(
             [
-                *(str(COMMAND), "run", f"{server.url}/openapi.json", "--no-color"),
+                *(str(COMMAND), "--config-file", str(CONFIG)),
+                *("run", f"{server.url}/openapi.json", "--no-color"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--mode", "all"),
                 *("--max-examples", str(EXAMPLES), "--generation-allow-x00", "true"),
                 *("--checks", "all", "--exclude-checks", EXCLUDED, "--continue-on-failure"),
