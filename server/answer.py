@@ -121,6 +121,10 @@ class Answer(WatchedAnswer):
             time.perf_counter() - self._arrived_s, self._answered.num_cached_tokens
         )
 
+    def usage(self) -> UsageBody:
+        """As the answer tells it."""
+        return self._answered.usage()
+
     async def _whole(self) -> bytes:
         """The folded stream. Raises ApiError if any choice failed."""
         answered = self._answered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from engine.errors import EngineError
-from engine.request import FinishReason, TokenLogprob, TokenOutput
+from engine.request import FinishReason, RequestTimes, TokenLogprob, TokenOutput
 from server.delta import Delta, detail_of
 from server.echo import PromptEcho
 from server.metrics import Metrics
@@ -25,6 +25,8 @@ class Choice:
         self.is_ended = False
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.times: RequestTimes | None = None
+        self.outcome: str | None = None
         self._vocabulary = vocabulary
         self._metrics = metrics
         self._has_ids = plan.has_token_ids
@@ -77,7 +79,8 @@ class Choice:
             self._pending.text += self._text.end()
             self._pending.error = error
             self.is_ended = True
-            self._metrics.on_finish("error", self.num_tokens)
+            self.outcome = "error"
+            self._metrics.on_finish(self.outcome, self.num_tokens)
 
     def give_up(self) -> None:
         """Nobody reads on."""
@@ -98,7 +101,8 @@ class Choice:
         self._pending.text += self._text.end()
         self._pending.finish_reason = FinishReason.STOP if self._text.is_stopped else reason
         self.is_ended = True
-        self._metrics.on_finish(self._pending.finish_reason.value, self.num_tokens)
+        self.outcome = self._pending.finish_reason.value
+        self._metrics.on_finish(self.outcome, self.num_tokens)
 
     def _time(self, output: TokenOutput) -> None:
         now_s = time.perf_counter()
@@ -108,4 +112,5 @@ class Choice:
             )
             self._last_output_s = now_s
         if output.times is not None:
+            self.times = output.times
             self._metrics.on_times(output.times)

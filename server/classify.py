@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineError
 from engine.messages import ModelInfo, TaskInfo
-from engine.request import FinishReason, TaskParams, TokenOutput
+from engine.request import FinishReason, RequestTimes, TaskParams, TokenOutput
 from model.tasks import TaskConfig, TaskInputError, outcome, sequences
 from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
@@ -185,6 +185,8 @@ class LogitsReader:
         self.error: EngineError | None = None
         self.logits: tuple[float, ...] = ()
         self.num_cached_tokens = 0
+        self.times: RequestTimes | None = None
+        self.outcome: str | None = None
         self._metrics = state.metrics
 
     def take(self) -> None:
@@ -196,17 +198,19 @@ class LogitsReader:
         self.logits = self.logits or output.logits
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         if output.times is not None:
+            self.times = output.times
             self._metrics.on_times(output.times)
         self.is_late = output.finish_reason is FinishReason.TIMEOUT
-        self.is_ended = output.finish_reason is not None
+        if output.finish_reason is not None:
+            self.outcome, self.is_ended = output.finish_reason.value, True
 
     def fail(self, error: EngineError) -> None:
         """The request is lost."""
-        self.error, self.is_ended = error, True
+        self.error, self.outcome, self.is_ended = error, "error", True
 
     def give_up(self) -> None:
         """Nobody reads on."""
-        self.is_ended = True
+        self.outcome, self.is_ended = self.outcome or FinishReason.ABORT.value, True
 
 
 class ClassifyAnswer(WatchedAnswer):
@@ -243,21 +247,25 @@ class ClassifyAnswer(WatchedAnswer):
         duration_s = time.perf_counter() - self._arrived_s
         self._state.metrics.on_classified(self._task.info.name, len(self._inputs), duration_s)
 
+    def usage(self) -> UsageBody:
+        """Nothing is generated."""
+        num_tokens = sum(len(ids) for one in self._inputs for ids in one)
+        num_cached = sum(reader.num_cached_tokens for reader in self._readers)
+        return UsageBody(num_tokens, 0, num_tokens, PromptDetailsBody(num_cached))
+
     def _body(self) -> bytes:
         logits = iter([reader.logits for reader in self._readers])
         data = [
             _classification(index, self._task.config, [next(logits) for _ in ids])
             for index, ids in enumerate(self._inputs)
         ]
-        num_tokens = sum(len(ids) for one in self._inputs for ids in one)
-        num_cached = sum(reader.num_cached_tokens for reader in self._readers)
         body = ClassificationsBody(
             id=f"classify-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self._task.info.name,
             system_fingerprint=self._task.info.fingerprint,
             data=data,
-            usage=UsageBody(num_tokens, 0, num_tokens, PromptDetailsBody(num_cached)),
+            usage=self.usage(),
         )
         return msgspec.json.encode(body)
 

@@ -12,8 +12,10 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from engine import errors as engine_errors
+from server.access_log import record_of
 
 MAX_MESSAGE_LEN = 500
 MAX_VALUE_LEN = 60
@@ -105,12 +107,25 @@ def error_body(error: ApiError) -> bytes:
     return json.dumps({"error": inner}, separators=(",", ":")).encode()
 
 
+class ErrorAnswer(Response):
+    """An error on its way; the log hears its code."""
+
+    def __init__(self, error: ApiError, headers: Mapping[str, str]) -> None:
+        super().__init__(error_body(error), error.status, headers, "application/json")
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        record_of(scope).error_code = self._code
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer to ``error``."""
     all_headers = dict(headers or {})
     if error.retry_after_s is not None:
         all_headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return Response(error_body(error), error.status, all_headers, "application/json")
+    return ErrorAnswer(error, all_headers)
 
 
 _ROUTING_CODES = {404: "not_found", 405: "method_not_allowed"}

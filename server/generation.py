@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from engine.errors import EngineError
-from engine.request import FinishReason, TokenOutput
+from engine.request import FinishReason, RequestTimes, TokenOutput
 from server.deadline import Deadline
 from server.delta import Delta
 from server.seams import OutputStream
@@ -17,6 +17,10 @@ class Reader(Protocol):
     """What the outputs of one request are made into; ``server.choice.Choice`` is one."""
 
     is_ended: bool
+    times: RequestTimes | None
+    """What the engine says of it at its end; None where it was ended from here."""
+    outcome: str | None
+    """A finish reason or ``error``, once it has ended."""
 
     def take(self) -> Delta | None:
         """The growth since the last call, if there is any to show."""
@@ -97,6 +101,11 @@ class Generation(Generic[AnyReader_co]):
         """The deadline has passed; the readers get what had come, and the reason."""
         for stream in self._streams:
             stream.abort(FinishReason.TIMEOUT)
+
+    @property
+    def engine_ids(self) -> list[int]:
+        """What the engine calls these requests."""
+        return [stream.request_id for stream in self._streams]
 
     @property
     def is_ended(self) -> bool:

@@ -11,7 +11,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.access_log import record_of
 from server.errors import ApiError, error_response
+from server.logs import REQUEST_ID
 from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,10 @@ def request_id(headers: Headers) -> str:
 
 
 class RequestScope:
-    """Echoes X-Request-Id on every answer, and turns what nobody expected into a logged 500."""
+    """Echoes X-Request-Id on every answer, and turns what nobody expected into a logged 500.
+
+    The id is in every line that is logged meanwhile, and the request is a line itself.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -39,6 +44,7 @@ class RequestScope:
             return
         arrived_s = time.perf_counter()
         own_id = request_id(Headers(scope=scope))
+        token = REQUEST_ID.set(own_id)
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -61,8 +67,14 @@ class RequestScope:
             told = ApiError(500, "the server failed; its log says more", code="internal_error")
             await error_response(told)(scope, receive, send_with_id)
         finally:
-            if status is not None:
-                self._metrics.on_response(_route(scope), status, time.perf_counter() - arrived_s)
+            self._tell(scope, status, time.perf_counter() - arrived_s)
+            REQUEST_ID.reset(token)
+
+    def _tell(self, scope: Scope, status: int | None, duration_s: float) -> None:
+        route = _route(scope)
+        record_of(scope).write(route, status, duration_s)
+        if status is not None:
+            self._metrics.on_response(route, status, duration_s)
 
 
 def _route(scope: Scope) -> str:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from engine.admission import max_prompt_len
 from engine.errors import EngineError
 from engine.messages import ModelInfo
-from engine.request import FinishReason, SamplingParams, TokenLogprob, TokenOutput
+from engine.request import FinishReason, RequestTimes, SamplingParams, TokenLogprob, TokenOutput
 from server.answer import prompt_details
 from server.deadline import Deadline
 from server.errors import ApiError, from_engine, short
@@ -178,6 +178,8 @@ class ScoreReader:
         self.error: EngineError | None = None
         self.logprobs: list[TokenLogprob] = []
         self.num_cached_tokens = 0
+        self.times: RequestTimes | None = None
+        self.outcome: str | None = None
         self._metrics = state.metrics
 
     def take(self) -> None:
@@ -190,17 +192,19 @@ class ScoreReader:
         self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
         self._metrics.on_scored(len(output.prompt_logprobs))
         if output.times is not None:
+            self.times = output.times
             self._metrics.on_times(output.times)
         self.is_late = output.finish_reason is FinishReason.TIMEOUT
-        self.is_ended = output.finish_reason is not None
+        if output.finish_reason is not None:
+            self.outcome, self.is_ended = output.finish_reason.value, True
 
     def fail(self, error: EngineError) -> None:
         """The request is lost."""
-        self.error, self.is_ended = error, True
+        self.error, self.outcome, self.is_ended = error, "error", True
 
     def give_up(self) -> None:
         """Nobody reads on."""
-        self.is_ended = True
+        self.outcome, self.is_ended = self.outcome or FinishReason.ABORT.value, True
 
 
 class ScoreAnswer(WatchedAnswer):
@@ -241,19 +245,23 @@ class ScoreAnswer(WatchedAnswer):
     def _num_cached(self) -> int:
         return sum(reader.num_cached_tokens for reader in self._readers)
 
-    def _body(self) -> bytes:
-        info, vocabulary = self._state.require_loaded()
-        pairs = zip(self._scored, self._readers, strict=True)
+    def usage(self) -> UsageBody:
+        """Nothing is generated."""
         prompts = [one.prompt for one in self._scored]
         num_tokens = sum(len(prompt.ids) for prompt in prompts)
         details = prompt_details(prompts, self._num_cached, self._request.truncate_prompt_tokens)
+        return UsageBody(num_tokens, 0, num_tokens, details)
+
+    def _body(self) -> bytes:
+        info, vocabulary = self._state.require_loaded()
+        pairs = zip(self._scored, self._readers, strict=True)
         body = ScoresBody(
             id=f"score-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self._state.model_name,
             system_fingerprint=info.fingerprint,
             data=[_score_body(i, *pair, vocabulary) for i, pair in enumerate(pairs)],
-            usage=UsageBody(num_tokens, 0, num_tokens, details),
+            usage=self.usage(),
         )
         return msgspec.json.encode(body)
 

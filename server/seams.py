@@ -13,6 +13,10 @@ from engine.request import FinishReason, SamplingParams, TaskParams, TokenOutput
 class OutputStream(Protocol):
     """One admitted request; ``engine.stream.RequestStream`` is the real one."""
 
+    @property
+    def request_id(self) -> int:
+        """What the engine calls it."""
+
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         """Outputs, the last of which has a finish reason. Raises RequestFailed."""
 

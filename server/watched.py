@@ -9,8 +9,10 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.access_log import AccessRecord, Work, record_of
 from server.generation import Generation, Reader
 from server.metrics import Metrics
+from server.sse import UsageBody
 
 QUICK_ANSWER_TOKENS = 1_024
 """With so many log probabilities an answer is written in some milliseconds."""
@@ -42,6 +44,10 @@ class WatchedAnswer(Response, ABC):
     def on_end(self) -> None:
         """It was sent, or failed, or nobody reads on."""
 
+    @abstractmethod
+    def usage(self) -> UsageBody:
+        """The tokens so far, for the log."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         watch = asyncio.create_task(self._watch(receive))
@@ -51,6 +57,18 @@ class WatchedAnswer(Response, ABC):
             watch.cancel()
             self._generation.close()
             self.on_end()
+            self._describe(record_of(scope))
+
+    def _describe(self, record: AccessRecord) -> None:
+        usage = self.usage()
+        record.has_left = self._has_left
+        record.work = Work(
+            num_prompt_tokens=usage.prompt_tokens,
+            num_completion_tokens=usage.completion_tokens,
+            num_cached_tokens=usage.prompt_tokens_details.cached_tokens,
+            finished=self._generation.choices,
+            engine_ids=self._generation.engine_ids,
+        )
 
     async def _watch(self, receive: Receive) -> None:
         """Neither kind of handler is told of a client that left unless it listens."""

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from engine.errors import EngineError
-from engine.request import SamplingParams, TokenOutput
+from engine.request import RequestTimes, SamplingParams, TokenOutput
 from server.deadline import Deadline
 from server.generation import Generation
 from tests.server.conftest import client_of, make_app
@@ -180,6 +180,8 @@ class _Keeper:
     """Keeps what comes; never has anything to show."""
 
     is_ended = False
+    times: RequestTimes | None = None
+    outcome: str | None = None
     was_given_up = False
 
     def __init__(self, kept: list[TokenOutput]) -> None:
