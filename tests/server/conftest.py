@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.drain import Server
 from server.settings import Settings
+from server.sockets import prepare
 from server.vocabulary import Tokenizer
 from server.wire import HttpProtocol
 from tests.server.fake_engine import VOCAB_SIZE, FakeEngine
@@ -68,6 +69,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     """The address of a real uvicorn on a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        prepare(listener, 60)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, loop="none", http=HttpProtocol
