@@ -83,13 +83,16 @@ async def test_whoever_asks_the_same_is_refused_without_another_death() -> None:
 
 async def test_a_suspect_that_leaves_lets_the_others_go_on() -> None:
     """It ran alone; without a word to the client nothing would follow it."""
-    client = EngineClient(fake_config(Behaviour(num_slots=8, step_s=0.001)), QUICK, FACTORY)
+    client = EngineClient(fake_config(Behaviour(step_s=0.001)), QUICK, FACTORY)
     client.start()
     await client.ready()
-    poison, other = client.submit_all([((DIE_ID,), PARAMS), ((5,), PARAMS)])
-    while client.num_restarts < 2:
-        await asyncio.sleep(0.001)
-    poison.abort()
+    suspect = client.submit((6,), PARAMS)
+    entry = client._open.get(suspect.request_id)
+    assert entry is not None
+    entry.is_suspect = True
+    other = client.submit((5,), PARAMS)
+    await anext(suspect)
+    suspect.abort()
     assert await read_ids(other) == expected_ids((5,), PARAMS)
     await client.close()
 
