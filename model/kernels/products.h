@@ -223,18 +223,18 @@ static inline void multiply_int4(const Matrix& matrix, const uint8_t* block,
     }
 }
 
-// What becomes of a product.
+// What becomes of a product. `beside`, if not null, is what the row's adapter adds.
 struct Output {
     enum Kind { STORE, ADD, ACTIVATE } kind;
     float* data;
     int64_t stride;  // elements
     int32_t activation;
 
-    void put(const Matrix& matrix, const Rows& rows, int64_t row, int column, Vec v) const {
+    void put(const Matrix& matrix, int64_t row, int column, Vec v, const Vec* beside) const {
         const int count = matrix.num_outputs - column;
         float* place = data + row * stride + column;
         if (matrix.bias != nullptr) v += load_part(matrix.bias + column, count);
-        if (const Thin* thin = thin_of(matrix, rows, row)) v += raise(*thin, matrix, rows, row, column);
+        if (beside != nullptr) v += *beside;
         if (kind == ACTIVATE) v = activate(activation, v);
         if (count >= LANES) {
             store(place, kind == ADD ? load(place) + v : v);
@@ -243,6 +243,29 @@ struct Output {
         for (int i = 0; i < count; ++i) place[i] = kind == ADD ? place[i] + v[i] : v[i];
     }
 };
+
+// Apart from products without adapters, whose values stay in registers.
+template <int R, int C>
+__attribute__((noinline)) static void put_adapted(const Matrix& matrix, const Rows& rows,
+                                                  int64_t row, int column, const Output& output,
+                                                  const Vec (&out)[R][C]) {
+    const Thin* thins[R];
+    bool is_one = true;
+    for (int r = 0; r < R; ++r) {
+        thins[r] = thin_of(matrix, rows, row + r);
+        is_one &= thins[r] != nullptr && thins[r] == thins[0];
+    }
+    Vec sums[R][C];
+    if (is_one)
+        raise<R, C>(*thins[0], matrix, rows, row, column, sums);
+    else
+        for (int r = 0; r < R; ++r)
+            if (thins[r]) raise<1, C>(*thins[r], matrix, rows, row + r, column, sums + r);
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c)
+            output.put(matrix, row + r, column + c * LANES, out[r][c],
+                       thins[r] ? &sums[r][c] : nullptr);
+}
 
 // Vectors `first` to `last` of a block's columns for R rows, C at a time, then one by one.
 template <class P, int R, int C>
@@ -263,8 +286,16 @@ static inline void cross(const Matrix& matrix, Codebook book, int block_start, i
             multiply<P, R, C>(matrix, matrix.packed + block_start * num_steps * 4 + first * 64,
                               width, column, rows, row, out);
         }
+        if (rows.adapters != nullptr && matrix.thins != nullptr) {
+            Vec copy[R][C];
+            for (int r = 0; r < R; ++r)
+                for (int c = 0; c < C; ++c) copy[r][c] = out[r][c];
+            put_adapted<R, C>(matrix, rows, row, column, output, copy);
+            continue;
+        }
         for (int r = 0; r < R; ++r)
-            for (int c = 0; c < C; ++c) output.put(matrix, rows, row + r, column + c * LANES, out[r][c]);
+            for (int c = 0; c < C; ++c)
+                output.put(matrix, row + r, column + c * LANES, out[r][c], nullptr);
     }
     if constexpr (C > 1)
         if (first < last) cross<P, R, 1>(matrix, book, block_start, first, last, rows, row, output);

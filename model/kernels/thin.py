@@ -13,8 +13,11 @@ from torch import Tensor
 from model.attention import Span
 from model.kernels import structs
 from model.kernels.native import NativeKernels, NativeMatrix
-from model.kernels.packing import LANES
+from model.kernels.packing import LANES, padded
 from model.lora import EMBEDDING_TARGET, Adapter
+
+RANK_TILE = 4
+"""Lines of thin matrices that are multiplied together; there are whole tiles of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +34,11 @@ class NativeThins:
         found = (structs.Thin * len(adapters))()
         for struct, adapter in zip(found, adapters, strict=True):
             if thin := adapter.get(name):
-                a, offset = thin.a.contiguous(), thin.offset.contiguous()
-                lines = F.pad(
-                    thin.b.t(), (0, -len(thin.b) % LANES)
-                ).contiguous()  # (M, r) -> (r, M)
-                struct.a, struct.b = a.data_ptr(), lines.data_ptr()
-                struct.offset, struct.rank = offset.data_ptr(), thin.rank
-                tensors += [a, lines, offset]
+                a, b = _tiles(thin.a), _tiles(thin.b.t())
+                offset = F.pad(thin.offset, (0, -thin.rank % RANK_TILE))
+                struct.a, struct.b = a.data_ptr(), b.data_ptr()
+                struct.offset, struct.rank = offset.data_ptr(), len(a)
+                tensors += [a, b, offset]
         return cls(found, tensors) if tensors else None
 
 
@@ -47,25 +48,27 @@ class ThinWords:
     def __init__(self, adapters: Sequence[Adapter], kernels: NativeKernels) -> None:
         self._kernels = kernels
         thins = ((i, adapter.get(EMBEDDING_TARGET)) for i, adapter in enumerate(adapters))
-        self._words = [
-            (i, NativeMatrix.from_weight(thin.a.t(), None, torch.float32), thin.b)
+        self._words = {
+            i: (NativeMatrix.from_weight(thin.a.t(), None, torch.float32), thin.b)
             for i, thin in thins
             if thin is not None
-        ]
+        }
 
     def add(self, x: Tensor, ids: Tensor, adapters: Tensor) -> None:
         """Add to ``x`` (N, C), the embeddings of ``ids`` (N), what ``adapters`` (N) add to them.
 
         Ids behind the vocabulary belong to one task alone, and nothing is added to them.
         """
-        for index, matrix, rows in self._words:
+        for index in self._words.keys() & set(adapters.tolist()):
+            matrix, rows = self._words[index]
             is_mine = (adapters == index) & (ids < len(rows))
             x[is_mine] += self._kernels.linear(matrix, rows[ids[is_mine]])  # (n, r) -> (n, C)
 
 
 def max_rank(adapters: Sequence[Adapter]) -> int:
-    """Of all their thin matrices; 0 without any."""
-    return max((thin.rank for adapter in adapters for thin in adapter.values()), default=0)
+    """Of all their thin matrices, in whole tiles; 0 without any."""
+    ranks = [padded(thin.rank, RANK_TILE) for adapter in adapters for thin in adapter.values()]
+    return max(ranks, default=0)
 
 
 def adapter_lines(spans: Sequence[Span]) -> Tensor | None:
@@ -76,3 +79,9 @@ def adapter_lines(spans: Sequence[Span]) -> Tensor | None:
         -1 if span.adapter is None else span.adapter for span in spans for _ in range(span.length)
     ]
     return torch.tensor(lines, dtype=torch.int32)
+
+
+def _tiles(lines: Tensor) -> Tensor:
+    """(r, K), padded by zeros to whole tiles of lines and whole vectors."""
+    padding = (0, -lines.shape[1] % LANES, 0, -len(lines) % RANK_TILE)
+    return F.pad(lines, padding).contiguous()

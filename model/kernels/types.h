@@ -8,10 +8,12 @@ enum Activation : int32_t { GELU_TANH = 0, GELU_ERF = 1, RELU = 2, SILU = 3, TAN
 
 constexpr int BLOCK_COLUMNS = 48;  // model/kernels/packing.py
 constexpr int GROUP_LEN = 32;      // inputs that share a scale in INT4
+constexpr int RANK_TILE = 4;       // model/kernels/thin.py
 
 // The two thin matrices that an adapter has beside one matrix (model/lora.py): to its outputs they
 // add B (A x + offset), in float32. a is A (rank, num_inputs), b is B transposed (rank,
-// num_outputs), its lines padded by zeros to a multiple of 16. rank is 0 where there are none.
+// num_outputs), their lines padded by zeros to a multiple of 16, and there are whole RANK_TILEs of
+// them. rank is 0 where there are none.
 struct Thin {
     const float* a;
     const float* b;
