@@ -61,6 +61,8 @@ check: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive model weights engine server training bench
+	$(BIN)/python .ci/audit.py
 
 format: setup-test
 	$(BIN)/ruff format .
