@@ -126,8 +126,3 @@ def adapter_of(tensors: Mapping[str, Tensor], scale: float) -> Adapter:
         for name, lora_a in ((key.removesuffix(f".{LORA_A}"), t) for key, t in tensors.items())
         if f"{name}.{LORA_B}" in tensors
     }
-
-
-def adapted(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    """W + scale * B A: (M, K), (r, K), (M, r) -> (M, K), in the dtype of ``lora_a``."""
-    return weight.to(lora_a.dtype) + scale * (lora_b @ lora_a)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.config import ConfigError, GPTConfig
-from model.lora import LoraConfig, adapted, adapter_shapes
+from model.lora import LoraConfig, adapter_of, adapter_shapes
 
 SMALL = GPTConfig(
     vocab_size=30, num_positions=8, num_channels=6, num_layers=2, num_heads=2, num_inner=20
@@ -29,14 +29,21 @@ def test_names_and_shapes_of_the_thin_matrices() -> None:
     assert len(adapter_shapes(SMALL, LoraConfig(3, 6.0))) == 2 + 2 * 4 * 2
 
 
-def test_an_adapted_matrix() -> None:
-    lora = LoraConfig(2, 1.0)
-    weight, a, b = torch.randn(5, 4), torch.randn(2, 4), torch.randn(5, 2)
-    x = torch.randn(4)
-    torch.testing.assert_close(
-        adapted(weight, a, b, lora.scale) @ x, weight @ x + 0.5 * (b @ (a @ x))
-    )
-    assert adapted(weight.bfloat16(), a, b, 1.0).dtype == torch.float32
+def test_thin_matrices_as_they_are_served() -> None:
+    """In float32, with the scale in B, whatever they were stored in."""
+    stored = {
+        "h.1.mlp.c_fc.lora_a": torch.randn(3, 6).half(),
+        "h.1.mlp.c_fc.lora_b": torch.randn(20, 3).half(),
+        "wte.lora_a": torch.randn(2, 6),
+        "wte.lora_b": torch.randn(30, 2),
+    }
+    adapter = adapter_of(stored, LoraConfig(2, 1.0).scale)
+    assert adapter.keys() == {"h.1.mlp.c_fc", "wte"}
+    thin = adapter["h.1.mlp.c_fc"]
+    assert (thin.rank, thin.a.dtype, thin.b.dtype) == (3, torch.float32, torch.float32)
+    assert torch.equal(thin.a, stored["h.1.mlp.c_fc.lora_a"].float())
+    assert torch.equal(thin.b, stored["h.1.mlp.c_fc.lora_b"].float() / 2)
+    assert torch.equal(thin.offset, torch.zeros(3))
 
 
 def test_a_config_survives_its_plain_values() -> None:

@@ -20,12 +20,17 @@ def random_thin(
     return {name: torch.randn(shape, generator=generator) * 0.15 for name, shape in shapes.items()}
 
 
+def adapted(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    """W + scale * B A: (M, K), (r, K), (M, r) -> (M, K), float32."""
+    return weight.float() + scale * (lora_b @ lora_a)
+
+
 def merged(
     tensors: Mapping[str, Tensor], thin: Mapping[str, Tensor], scale: float
 ) -> dict[str, Tensor]:
-    """Every adapted matrix as W + scale * B A."""
+    """Every matrix that has thin ones beside it as :func:`adapted` makes it."""
     out = dict(tensors)
     for name in (key.removesuffix(f".{LORA_A}") for key in thin if key.endswith(LORA_A)):
-        product = thin[f"{name}.{LORA_B}"] @ thin[f"{name}.{LORA_A}"]
-        out[f"{name}.weight"] = tensors[f"{name}.weight"].float() + scale * product
+        thin_ones = thin[f"{name}.{LORA_A}"], thin[f"{name}.{LORA_B}"]
+        out[f"{name}.weight"] = adapted(tensors[f"{name}.weight"], *thin_ones, scale)
     return out

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from model.attention import CausalAttention
 from model.config import GPTConfig
 from model.decoder import GPT, parameter_shapes
-from model.lora import LoraConfig, adapted
+from model.lora import LoraConfig
 from model.tasks import TaskConfig
+from tests.support.lora import adapted
 from training.finetune_config import FinetuneConfig
 from training.finetune_learner import FinetuneLearner, task_objective, text_targets
 from training.task_batches import TaskBatch, TaskExample
