@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from engine.core import EngineCore
-from engine.messages import EngineStats
+from engine.messages import EngineStats, StepBegins
 from engine.request import Request, SamplingParams
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
@@ -54,3 +54,13 @@ def test_stats_tell_the_step_and_the_state_after_it() -> None:
     assert (stats.num_running, stats.num_waiting) == (1, 0)
     assert slots_of(stats) == (1, 3, 0)
     assert core.stats == stats
+
+
+def test_who_is_computed_is_said_before_it_is() -> None:
+    core = EngineCore(Scheduler(SlotPool(4), 1024, 50), FakeRunner(4, 1024))
+    begun: list[StepBegins] = []
+    core.on_step = begun.append
+    core.submit([request(i, 20, 2) for i in range(2)])
+    core.step()
+    core.step()
+    assert begun == [StepBegins((0, 1), 40, "prefill"), StepBegins((0, 1), 2, "decode")]

@@ -25,6 +25,7 @@ from engine.device.launch import DecodeLaunch, PrefillLaunch
 from engine.device.run_ahead import MAX_AHEAD
 from engine.device.runner import Flight
 from engine.device.torch_decoder import TorchDecoder
+from engine.messages import StepBegins
 from engine.request import Request, SamplingParams, TokenOutput
 from engine.stream import join_outputs
 from tests.support.device import (
@@ -234,6 +235,17 @@ def test_draws_follow_the_distribution() -> None:
         chi2 += (drawn.count(token_id) - expected) ** 2 / expected
     assert set(drawn) <= {token_id for token_id, _ in top}
     assert chi2 < 16.3  # 0.1 % of the chi-square distribution with 3 degrees of freedom
+
+
+def test_all_that_is_in_flight_is_named_before_more_joins_it() -> None:
+    """A fault shows when something lands, so any of it may be the cause."""
+    core = make_core(LateStream(), num_ahead=2)
+    begun: list[StepBegins] = []
+    core.on_step = begun.append
+    answers(core, [request(i, i, 0.0) for i in range(3)])
+    assert begun[0].phase == "prefill"
+    assert {tuple(sorted(one.request_ids)) for one in begun} == {(0, 1, 2)}
+    assert max(one.num_tokens for one in begun if one.phase == "decode") == 6  # two steps of three
 
 
 def test_stats_say_what_was_done() -> None:
