@@ -288,7 +288,8 @@ class EngineClient:
 
     def _condemn(self, guilty: OpenRequest) -> None:
         """Refuse it, whoever else asks the same, and whoever will."""
-        logger.error("request %d is refused: the engine dies of it", guilty.request.request_id)
+        told = "request %d is refused: the engine dies of it"
+        guilty.context.run(logger.error, told, guilty.request.request_id)
         self._quarantine.add(guilty.request, len(guilty.emitted_ids))
         for entry in self._open:
             if entry is guilty or self._quarantine.holds(entry.request):

@@ -11,6 +11,7 @@ as when somebody kills the process by hand, makes no suspects.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 import msgspec
@@ -41,6 +42,8 @@ class OpenRequest:
     is_sent: bool = False
     trial_len: int | None = None
     """Tokens at which its trial ends; None where it may run to its end."""
+    context: Context = field(default_factory=copy_context)
+    """Of whoever asked: what is logged about this request is logged there, with what they know."""
 
     def take(self, output: TokenOutput) -> TokenOutput:
         """Note what an engine has brought; what of it is the reader's business."""

@@ -13,6 +13,11 @@ import openai
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from engine.client import EngineClient
+from engine.messages import EngineConfig
+from engine.open_requests import OpenRequest
+from engine.request import Request, SamplingParams
+from engine.stream import RequestStream
 from server import logs
 from server.metrics import Metrics
 from server.request_id import RequestScope
@@ -110,6 +115,19 @@ async def test_every_line_of_a_request_has_its_id() -> None:
     ]
     assert [line.get("request_id") for line in lines] == ["mine", "mine", "mine", None]
     assert (lines[2]["status"], lines[2]["error_code"]) == (500, "internal_error")
+
+
+async def test_a_line_of_the_engines_supervision_has_the_id_of_the_request_it_is_about() -> None:
+    output = written("json")
+    client = EngineClient(EngineConfig(checkpoint="x"))
+    token = logs.REQUEST_ID.set("mine")
+    entry = OpenRequest(
+        Request(7, (1, 2), SamplingParams()), RequestStream(7, lambda _request_id: None)
+    )
+    logs.REQUEST_ID.reset(token)
+    client._condemn(entry)
+    (line,) = (json.loads(line) for line in output.getvalue().splitlines())
+    assert (line["request_id"], line["logger"]) == ("mine", "engine.client")
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

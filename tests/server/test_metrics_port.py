@@ -41,6 +41,7 @@ async def test_it_is_served_there_and_nowhere_else(
     headers = {"Authorization": f"Bearer {'k' * 16}", "Host": f"127.0.0.1:{numbers[1]}"}
     async with httpx.AsyncClient() as client:
         there = await client.get(f"{metrics}/metrics")
+        again = await client.get(f"{metrics}/metrics")
         other = [await client.get(f"{metrics}{path}") for path in ("/health", "/v1/models", "/")]
         posted = await client.post(f"{metrics}/metrics")
         here = await client.get(f"{main}/metrics", headers=headers)
@@ -49,6 +50,7 @@ async def test_it_is_served_there_and_nowhere_else(
     await running
     assert there.status_code == 200
     assert "gpt2_engine_up" in there.text
+    assert 'route="/metrics",status="200"' in again.text
     assert [answer.json()["error"]["code"] for answer in other] == ["not_found"] * 3
     assert posted.status_code == 405
     assert here.status_code == 404
