@@ -28,10 +28,7 @@ def test_it_goes_with_the_bundled_decoder_and_tells_good_from_bad() -> None:
     config, lora = task.description.config, task.description.lora
     assert config.labels == ("negative", "positive")
     network = TaskNetwork(trunk.config, config, lora, dropout=0.0, seed=0)
-    stored = {**trunk.tensors, **task.tensors()}
-    with torch.no_grad():
-        for name, parameter in (network.trunk_tensors() | network.task_tensors()).items():
-            parameter.copy_(stored[name])
+    network.load_task(task, trunk)
     texts = ("a great and moving film", "a dull , stupid mess")
     rows = [Example("here", (text,), "") for text in texts]
     tokenizer = Tokenizer.from_directory(trunk.path)
