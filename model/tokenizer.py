@@ -181,9 +181,7 @@ def _added_patterns(tokens: Iterable[AddedToken]) -> list[re.Pattern[str]]:
 def _id_problems(vocabulary: Vocabulary, bytes_by_token: Mapping[str, bytes]) -> list[str]:
     """Everything that keeps ids and bytes from being one to one, and merges from being sound."""
     problems = [
-        impossible_id(token, id_)
-        for token, id_ in vocabulary.ids.items()
-        if not is_id(id_)
+        impossible_id(token, id_) for token, id_ in vocabulary.ids.items() if not is_id(id_)
     ]
     names: dict[int, str] = {}
     for token, id_ in [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import chunk_budget
-from engine.client import OpenRequest
+from engine.open_requests import OpenRequest
 from engine.core import EngineCore
 from engine.loader import build_core
 from engine.messages import EngineConfig
