@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import chunk_budget
-from engine.open_requests import OpenRequest
 from engine.core import EngineCore
 from engine.loader import build_core
 from engine.messages import EngineConfig
+from engine.open_requests import OpenRequest
 from engine.request import FinishReason, Request, SamplingParams, TokenLogprob, TokenOutput
 from engine.scheduler import Scheduler
 from engine.slot_pool import SlotPool
