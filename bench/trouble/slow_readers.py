@@ -18,12 +18,12 @@ from bench.trouble.live import MB, POLL_S, LiveServer, serving
 from bench.trouble.promise import MAX_INTER_TOKEN_RATIO, SETTLE_S, Extent, Finding
 
 NUM_SLOTS = 8
-PROMPT_LEN = 400
+PROMPT_LEN = 700
 NUM_PROBES = 2
 PROBE_TOKENS = 900
-MAX_UNREAD = 4_096
 RECEIVE_BYTES = 4_096
-MAX_MB_PER_READER = 1.0
+MAX_MB_PER_READER = 2.0
+"""16,384 tokens and log probabilities may be unread, of some 100 bytes each."""
 TIMEOUT_S = 120.0
 WATCH_S = 0.2
 
@@ -74,6 +74,7 @@ def long_answer(draw: random.Random) -> dict[str, Any]:
         "echo": True,
         "max_tokens": 1,
         "logprobs": 20,
+        "prompt_logprobs": 20,
         "stream": True,
     }
 
@@ -93,7 +94,6 @@ async def slow_readers(extent: Extent) -> SlowReaders:
     options = {
         "--slots": NUM_SLOTS,
         "--max-queued-requests": 2 * extent.num_slow,
-        "--max-unread-tokens": MAX_UNREAD,
         "--max-queued-tokens": 2 * extent.num_slow * PROMPT_LEN,
     }
     async with serving(*(str(part) for option in options.items() for part in option)) as server:
@@ -121,7 +121,7 @@ async def beside_readers(server: LiveServer, num_readers: int, draw: random.Rand
     others = [
         complete(server.address, long_answer(draw), timeout_s=TIMEOUT_S) for _ in range(num_readers)
     ]
-    await asyncio.gather(*others)
+    p99_ms(await asyncio.gather(*others))  # all of them have read their answer
     return p99_ms(await asyncio.gather(*probes))
 
 
@@ -165,7 +165,7 @@ async def probing(server: LiveServer, draw: random.Random) -> list[asyncio.Task[
 
 
 def p99_ms(outcomes: Sequence[Outcome]) -> float:
-    """Between two tokens of one stream. Raises RuntimeError if one has failed."""
+    """Between two events of one stream; NaN without any. Raises RuntimeError if one has failed."""
     if errors := [outcome.error for outcome in outcomes if outcome.error]:
         raise RuntimeError(f"a stream beside slow readers failed: {', '.join(errors)}")
     gaps = [b - a for o in outcomes for a, b in zip(o.event_s, o.event_s[1:], strict=False)]

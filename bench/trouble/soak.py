@@ -21,8 +21,8 @@ from bench.trouble.promise import MAX_SLOPE_MB, Extent, Finding
 NUM_SLOTS = 16
 SHARE = 0.8
 CAPACITY_S = 10.0
-WARM_UP = 0.25
-"""Of the time: what grows until everything has been used once is no leak."""
+WARM_UP_S = 60.0
+"""Before the load that is judged: what grows until everything has been used once is no leak."""
 SAMPLE_S = 2.0
 TIMEOUT_S = 120.0
 CONTEXT_LEN = 1_024
@@ -43,6 +43,7 @@ class Soak:
     engine_slope_mb: float
     before: Usage
     after: Usage
+    usages: tuple[Usage, ...]
     has_settled: bool
     slots: str
 
@@ -172,19 +173,20 @@ async def soak(extent: Extent) -> Soak:
         mix = Mix(server, await task_of_texts(server))
         rate = SHARE * await capacity(mix)
         counts, before = await server.settled(), await server.usage()
+        await load(server, mix, rate, WARM_UP_S)
         mix.seen.clear()
         usages = await load(server, mix, rate, extent.soak_s)
         settled = await server.settled(TIMEOUT_S)
-        warm = usages[int(WARM_UP * len(usages)) :]
         return Soak(
             duration_s=extent.soak_s,
             requests_per_s=rate,
             kinds=dict(mix.seen),
             num_restarts=int(settled.since(counts).total("engine_restarts_total")),
-            api_slope_mb=slope_a_minute([(one.at_s, one.api_mb) for one in warm]),
-            engine_slope_mb=slope_a_minute([(one.at_s, one.engine_mb) for one in warm]),
+            api_slope_mb=slope_a_minute([(one.at_s, one.api_mb) for one in usages]),
+            engine_slope_mb=slope_a_minute([(one.at_s, one.engine_mb) for one in usages]),
             before=before,
             after=await server.usage(),
+            usages=tuple(usages),
             has_settled=slots_add_up(settled),
             slots=slots_shown(settled),
         )

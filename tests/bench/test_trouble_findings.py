@@ -43,11 +43,11 @@ GOOD: dict[str, Any] = {
         **SLOTS,
     ),
     "leaving": Leaving(10, 4, 6, {}, 10, 9, 9, 5, **SLOTS),
-    "slow": SlowReaders(100, 10.0, 13.0, 100.0, 125.0, **SLOTS),
+    "slow": SlowReaders(100, 10.0, 13.0, 200.0, 245.0, **SLOTS),
     "faults": EngineFaults(26, 80, {"200": 80}, 0, 80, 26, 0, 0, USAGE, USAGE, **SLOTS),
     "hostile": Hostile(300, {"400": 300}, (), 9, 0, 6.0, 0, True, **SLOTS),
     "soak": Soak(
-        600.0, 20.0, {"200": 9, "left": 1, "429": 1}, 0, 0.99, -0.5, USAGE, USAGE, **SLOTS
+        600.0, 20.0, {"200": 9, "left": 1, "429": 1}, 0, 0.99, -0.5, USAGE, USAGE, (), **SLOTS
     ),
 }
 
@@ -79,8 +79,8 @@ def test_a_good_result_keeps_every_promise(name: str) -> None:
         ("leaving", {"completed": 3}, "client and server"),
         ("leaving", {"completed": 11}, "client and server"),
         ("leaving", {"failed": {"500": 1}}, "no answer but"),
-        ("slow", {"grown_mb": 101.0}, "memory: at most"),
-        ("slow", {"again_mb": 126.0}, "memory: as many"),
+        ("slow", {"grown_mb": 201.0}, "memory: at most"),
+        ("slow", {"again_mb": 246.0}, "memory: as many"),
         ("slow", {"beside_slow_ms": 13.1}, "others wait"),
         ("slow", {"has_settled": False}, "every slot"),
         ("faults", {"num_different": 1}, "every answer"),
