@@ -22,6 +22,8 @@ from tests.support.fake_hub import Fault, fake_hub
 from tests.support.live_server import COMMAND, ROOT, LiveServer, live_server
 from tests.support.small_hf import WEIGHTS, small_files
 
+pytestmark = pytest.mark.timeout(300)  # several servers start, maybe on a busy machine
+
 SMALL = ("--threads", "1", "--slots", "4", "--dtype", "float32")
 EXIT_S = 60
 PAUSE_S = 0.01
