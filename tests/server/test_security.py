@@ -161,4 +161,6 @@ def test_a_tasks_name_has_nothing_of_a_path(task: str, tmp_path: Path) -> None:
 def test_nothing_is_told_to_anybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """FastAPI has OpenTelemetry built in, which exports bodies where the environment says so."""
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setattr("fastapi.telemetry._asgi._unconfigured", lambda _provider: False)
+    assert FastAPI()._native_telemetry.enabled()
     assert not make_app(FakeEngine())._native_telemetry.enabled()
