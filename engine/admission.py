@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,6 +233,19 @@ class Throughput:
         return min(max(wait_s, MIN_RETRY_S), MAX_RETRY_S)
 
 
+def check_queue(
+    config: EngineConfig, num_slots: int, open_requests: Collection[Request], throughput: Throughput
+) -> None:
+    """Whether one more could join at all, which needs none of it; see :func:`check_room`.
+
+    Raises QueueFull.
+    """
+    if len(open_requests) >= num_slots + config.max_queued_requests:
+        rule = f"at most {config.max_queued_requests} requests may wait"
+        in_line = list(open_requests)[num_slots:]
+        raise QueueFull(f"{rule}, and as many do", _retry_after_s(in_line, throughput))
+
+
 def check_room(
     config: EngineConfig,
     num_slots: int,
@@ -264,6 +277,8 @@ def check_room(
         found = f"there would be {num_tokens}"
     else:
         return
-    in_line = open_list[num_slots:]
-    retry_after_s = throughput.retry_after_s(len(in_line), sum(map(num_tokens_at_most, in_line)))
-    raise QueueFull(f"{rule}; {found}", retry_after_s)
+    raise QueueFull(f"{rule}; {found}", _retry_after_s(open_list[num_slots:], throughput))
+
+
+def _retry_after_s(in_line: Collection[Request], throughput: Throughput) -> float:
+    return throughput.retry_after_s(len(in_line), sum(map(num_tokens_at_most, in_line)))

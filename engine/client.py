@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from engine.admission import Throughput, check_request, check_room, check_task_request
+from engine.admission import Throughput, check_queue, check_request, check_room, check_task_request
 from engine.child import EngineChild
 from engine.crash_report import CrashFolder
 from engine.errors import EngineDown, EngineFailed, KillsEngine, RequestFailed
@@ -152,6 +152,12 @@ class EngineClient:
         self._open.add(entries)
         self._dispatch()
         return [entry.stream for entry in entries]
+
+    def check_queue(self) -> None:
+        """Whether one more request could be admitted now. Raises QueueFull."""
+        if self.info is not None:
+            in_line = [entry.request for entry in self._open]
+            check_queue(self._config, self.info.num_slots, in_line, self._throughput)
 
     def _checked(
         self,

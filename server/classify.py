@@ -83,7 +83,7 @@ def classify_routes(state: ServerState) -> APIRouter:
     async def create_classification(request: Request) -> Response:
         """A label and its probability for each input, or a score."""
         arrived_s = time.perf_counter()
-        body = await read_request(request, ClassifyRequest)
+        body = await read_request(request, ClassifyRequest, check_queue=state.engine.check_queue)
         deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         info, vocabulary = state.require_loaded()
         task = require_task(info, body.model)

@@ -32,7 +32,7 @@ def completion_routes(state: ServerState) -> APIRouter:
     async def create_completion(request: Request) -> Response:
         """Continue a prompt, or several, once or n times; whole or as events."""
         arrived_s = time.perf_counter()
-        body = await read_request(request, CompletionRequest, NOT_BUILT)
+        body = await read_request(request, CompletionRequest, NOT_BUILT, state.engine.check_queue)
         deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()

@@ -79,7 +79,7 @@ def score_routes(state: ServerState) -> APIRouter:
     async def create_score(request: Request) -> Response:
         """The log-likelihood of each continuation given its context."""
         arrived_s = time.perf_counter()
-        body = await read_request(request, ScoreRequest)
+        body = await read_request(request, ScoreRequest, check_queue=state.engine.check_queue)
         deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()

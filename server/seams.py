@@ -62,6 +62,9 @@ class Engine(Protocol):
     async def ready(self) -> ModelInfo:
         """Wait for the model. Raises EngineFailed."""
 
+    def check_queue(self) -> None:
+        """Raise QueueFull where no request could be admitted, whatever it asks."""
+
     def submit_all(
         self,
         items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]],

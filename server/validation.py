@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,9 +30,14 @@ async def read_request(
     request: Request,
     schema: type[Schema],
     unsupported: Mapping[str, tuple[object, ...]] | None = None,
+    check_queue: Callable[[], None] = lambda: None,
 ) -> Schema:
-    """The request's body as a ``schema``; see :func:`validate`. Raises ApiError."""
+    """The request's body as a ``schema``; see :func:`validate`. Raises ApiError.
+
+    ``check_queue`` comes first: a refusal for want of room must cost less than an answer.
+    """
     body = await read_body(request)
+    check_queue()
     if len(body) <= QUICK_BODY_BYTES:
         return validate(schema, parse_object(body), unsupported)
     return await asyncio.to_thread(lambda: validate(schema, parse_object(body), unsupported))

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.admission import Throughput, check_request, check_room
+from engine.admission import Throughput, check_queue, check_request, check_room
 from engine.errors import InvalidParams, PromptTooLong, QueueFull, RequestRejected
 from engine.messages import EngineStats
 from engine.request import Request, SamplingParams
@@ -100,6 +100,14 @@ def test_requests_that_wait_are_bounded() -> None:
         room(7, requests(1))
     with pytest.raises(QueueFull):
         room(1, requests(7))
+
+
+def test_a_full_queue_is_known_without_a_request() -> None:
+    config = fake_config(max_queued_requests=3)
+    check_queue(config, 4, requests(6), Throughput())
+    with pytest.raises(QueueFull, match="at most 3 requests may wait, and as many do") as caught:
+        check_queue(config, 4, requests(7), Throughput())
+    assert caught.value.retry_after_s == 1.0
 
 
 def test_more_than_ever_fits_is_the_requests_fault() -> None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import EngineError, EngineFailed, RequestFailed
+from engine.errors import EngineError, EngineFailed, QueueFull, RequestFailed
 from engine.messages import EngineStats, ModelInfo
 from engine.request import (
     FinishReason,
@@ -59,6 +59,7 @@ class FakeEngine:
     gate: asyncio.Semaphore | None = None
     tokens_per_output: int = 1
     refusal: EngineError | None = None
+    is_full: bool = False
     fail_after: int | None = None
     failure: EngineFailed | None = None
     is_up: bool = True
@@ -89,6 +90,10 @@ class FakeEngine:
         if self.failure is not None or self.info is None:
             raise self.failure or EngineFailed(["no model"])
         return self.info
+
+    def check_queue(self) -> None:
+        if self.is_full:
+            raise QueueFull("no room", 3.0)
 
     def submit_all(
         self,

@@ -275,6 +275,15 @@ async def test_what_is_not_admitted_is_a_status_and_no_stream(error: Any, status
     assert f'gpt2_admission_rejections_total{{model_name="tiny",reason="{reason}"}} 1.0' in metrics
 
 
+@pytest.mark.parametrize("route", ["/v1/completions", "/v1/score", "/v1/classify"])
+async def test_a_full_queue_says_so_before_anybody_reads_the_body(route: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with client_of(make_app(FakeEngine(is_full=True))) as client:
+        answer = await client.post(route, content=b"this is no JSON", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
+    assert answer.headers["retry-after"] == "3"
+
+
 async def test_a_lost_request_is_one_error_event_after_what_it_brought() -> None:
     async with client_of(make_app(FakeEngine(fail_after=3))) as client:
         *told, error = await events(client, prompt="a", return_token_ids=True)
