@@ -2,8 +2,8 @@
 
 ``python -m bench.mixed --task NAME [--task NAME] [--url URL]`` against a running server. In each
 round 16 streams run, one after another; the time between their tokens is taken for a while, then
-64 classifications are sent at once, and it is taken until the last of them is answered. Prints
-the 99th percentiles, their ratio, and a JSON line.
+64 classifications are sent at once (bench/burst.py), and it is taken until the last of them is
+answered. Prints the 99th percentiles, their ratio, and a JSON line.
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from bench.client import Address, Outcome, answer_parts, complete, get_json, request_bytes
+from bench.burst import Burst
+from bench.client import Address, Outcome, complete, get_json
 
 PROMPT_LEN = 32
-WORDS = ("the", "old", "man", "and", "sea", "was", "dark", "by", "night", "when", "nobody", "came")
-FIELDS_OF_FORM = {
-    "classification": ("text",),
-    "entailment": ("premise", "hypothesis"),
-    "similarity": ("text_a", "text_b"),
-    "multiple_choice": ("context", "choices"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +68,6 @@ def p99_ms(values: Sequence[float]) -> float:
     return 1e3 * statistics.quantiles(values, n=100, method="inclusive")[98]
 
 
-def inputs(form: str, draw: random.Random, num_words: int) -> dict[str, Any]:
-    """A random input of a task's form."""
-
-    def text() -> str:
-        return " ".join(draw.choices(WORDS, k=num_words))
-
-    return {
-        name: [text(), text()] if name == "choices" else text() for name in FIELDS_OF_FORM[form]
-    }
-
-
-async def classify(address: Address, task: str, given: dict[str, Any]) -> None:
-    """One classification. Raises HttpError, OSError."""
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    try:
-        body = {"model": task, "input": given}
-        writer.write(request_bytes(address, "POST", "/v1/classify", body, None))
-        json.loads(b"".join([part async for part in await answer_parts(reader)]))
-    finally:
-        writer.close()
-
-
 async def stream_on(
     options: MixedOptions, address: Address, draw: random.Random, is_over: asyncio.Event
 ) -> list[Outcome]:
@@ -116,9 +87,7 @@ async def stream_on(
     return outcomes
 
 
-async def one_round(
-    options: MixedOptions, address: Address, forms: dict[str, str], seed: int
-) -> Round:
+async def one_round(options: MixedOptions, address: Address, burst: Burst, seed: int) -> Round:
     """Streams alone, then with classifications beside them."""
     draw = random.Random(seed)
     is_over = asyncio.Event()
@@ -129,12 +98,7 @@ async def one_round(
     await asyncio.sleep(options.quiet_s)
     quiet_s = time.perf_counter()
     await asyncio.sleep(options.quiet_s)
-    sent_s = time.perf_counter()
-    names = [options.tasks[i % len(options.tasks)] for i in range(options.num_requests)]
-    await asyncio.gather(
-        *(classify(address, one, inputs(forms[one], draw, options.num_words)) for one in names)
-    )
-    answered_s = time.perf_counter()
+    sent_s, answered_s = await burst.send(seed)
     is_over.set()
     outcomes = [outcome for found in await asyncio.gather(*streams) for outcome in found]
     return Round(
@@ -151,7 +115,10 @@ async def run(options: MixedOptions) -> list[Round]:
     forms = {one["id"]: one["task"]["form"] for one in models if "task" in one}
     if missing := [name for name in options.tasks if name not in forms]:
         raise SystemExit(f"not a task that is served: {', '.join(missing)}")
-    found = [await one_round(options, address, forms, seed) for seed in range(options.rounds + 1)]
+    asked = {name: forms[name] for name in options.tasks}
+    burst = await Burst.start(options.url, asked, options.num_requests, options.num_words)
+    found = [await one_round(options, address, burst, seed) for seed in range(options.rounds + 1)]
+    await burst.close()
     return found[1:]
 
 

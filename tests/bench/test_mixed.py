@@ -6,8 +6,9 @@ import random
 
 import pytest
 
+from bench.burst import inputs
 from bench.client import Outcome
-from bench.mixed import Round, gaps, inputs, p99_ms
+from bench.mixed import Round, gaps, p99_ms
 from server.classify import FIELDS
 
 
