@@ -67,7 +67,7 @@ TASKS: Mapping[str, AblationTask] = {
 
 COMMON: Mapping[str, Any] = {
     "dev_share": 0.1,
-    "learning_rate": 1e-3,
+    "learning_rate": 5e-4,
     "batch_size": 8,
     "num_epochs": 2,
     "warmup_share": 0.1,
