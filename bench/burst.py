@@ -78,7 +78,9 @@ class Burst:
 
     async def close(self) -> None:
         """It ends with what it reads."""
-        await self.process.communicate()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        await self.process.wait()
 
     async def _line(self) -> bytes:
         return b"" if self.process.stdout is None else await self.process.stdout.readline()
