@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from server.turnstile import MAX_PATIENT, Turnstile
+from server import turnstile as module
+from server.turnstile import Turnstile
 
 HTTP: Scope = {"type": "http"}
 
@@ -48,9 +50,22 @@ async def begin(arrivals: Arrivals, turnstile: Turnstile, count: int) -> list[as
 async def test_each_of_a_burst_begins_in_a_pass_of_its_own(is_busy: bool) -> None:
     arrivals = Arrivals()
     turnstile = Turnstile(arrivals, lambda: is_busy)
-    await begin(arrivals, turnstile, 2 * MAX_PATIENT)
-    assert len(arrivals.passes) == 2 * MAX_PATIENT
-    assert len(set(arrivals.passes)) == 2 * MAX_PATIENT
+    await begin(arrivals, turnstile, 64)
+    assert len(arrivals.passes) == 64
+    assert len(set(arrivals.passes)) == 64
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_only_a_busy_engine_gets_pauses(
+    monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(module, "RUN_S", 0.0)
+    monkeypatch.setattr(module, "PAUSE_S", 0.02)
+    arrivals = Arrivals()
+    began_s = time.perf_counter()
+    await begin(arrivals, Turnstile(arrivals, lambda: is_busy), 4)
+    assert len(arrivals.passes) == 4
+    assert (time.perf_counter() - began_s >= 0.04) == is_busy
 
 
 async def test_a_lone_request_does_not_wait() -> None:
