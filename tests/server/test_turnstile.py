@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -60,12 +60,18 @@ async def test_only_a_busy_engine_gets_pauses(
     monkeypatch: pytest.MonkeyPatch, is_busy: bool
 ) -> None:
     monkeypatch.setattr(module, "RUN_S", 0.0)
-    monkeypatch.setattr(module, "PAUSE_S", 0.02)
+    loop = asyncio.get_running_loop()
+    pauses_s: list[float] = []
+
+    def call_later(delay_s: float, *call: Any) -> asyncio.Handle:
+        pauses_s.append(delay_s)
+        return loop.call_soon(*call)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
     arrivals = Arrivals()
-    began_s = time.perf_counter()
     await begin(arrivals, Turnstile(arrivals, lambda: is_busy), 4)
     assert len(arrivals.passes) == 4
-    assert (time.perf_counter() - began_s >= 0.04) == is_busy
+    assert pauses_s == [module.PAUSE_S] * (3 if is_busy else 0)
 
 
 async def test_a_lone_request_does_not_wait() -> None:
