@@ -94,7 +94,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     tasks: tuple[TaskInfo, ...] = ()
 
 
-class EngineStats(msgspec.Struct, frozen=True):
+class EngineStats(msgspec.Struct, frozen=True, gc=False):
     """A step, and the state after it. ``phase``: ``prefill``, ``decode`` or ``mixed``."""
 
     step_s: float = 0.0

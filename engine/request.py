@@ -79,7 +79,11 @@ class Request(msgspec.Struct, frozen=True):
     task: TaskParams | None = None
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+# Without gc: they cannot refer to themselves, and where readers fall behind there are millions,
+# through which each collection would go while every stream waits.
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """Natural log probabilities of the raw distribution at one token.
 
     ``top`` holds (token id, log probability), likeliest first.
@@ -89,7 +93,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class RequestTimes(msgspec.Struct, frozen=True):
+class RequestTimes(msgspec.Struct, frozen=True, gc=False):
     """Seconds a request spent, sent with its last output."""
 
     queue_s: float
@@ -97,7 +101,7 @@ class RequestTimes(msgspec.Struct, frozen=True):
     decode_s: float
 
 
-class TokenOutput(msgspec.Struct, frozen=True):
+class TokenOutput(msgspec.Struct, frozen=True, gc=False):
     """What one step (or several, joined) brought one request.
 
     ``prompt_logprobs`` go on where those of the output before ended. ``finish_reason`` is set on

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     """Prompts times n of one request."""
     max_tokenize_bytes: int = Field(default=2**18, ge=1)
     """Text for ``/tokenize``, whose answer is some 35 times as large, and from ``/detokenize``."""
-    max_unread_tokens: int = Field(default=16_384, ge=1)
+    max_unread_tokens: int = Field(default=8_192, ge=1)
     """Tokens, and log probabilities, that the reader of a stream may leave unread."""
     max_timeout_s: float = Field(default=3_600.0, gt=0, allow_inf_nan=False)
     """Seconds for any request, in the queue and after it; its own ``timeout`` may be shorter."""

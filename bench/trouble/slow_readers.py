@@ -23,7 +23,7 @@ NUM_PROBES = 2
 PROBE_TOKENS = 900
 RECEIVE_BYTES = 4_096
 MAX_MB_PER_READER = 2.0
-"""16,384 tokens and log probabilities may be unread, of some 100 bytes each."""
+"""8,192 tokens and log probabilities may be unread, of some 150 bytes each, beside full buffers."""
 TIMEOUT_S = 120.0
 WATCH_S = 0.2
 
@@ -99,7 +99,7 @@ async def slow_readers(extent: Extent) -> SlowReaders:
     async with serving(*(str(part) for option in options.items() for part in option)) as server:
         draw = random.Random(13)
         api = psutil.Process(server.process.pid)
-        before_mb = api.memory_full_info().uss / MB
+        before_mb = api.memory_info().rss / MB
         ordinary = await beside_readers(server, extent.num_slow, draw)
         slow, held_mb = await beside_slow(server, extent.num_slow, draw)
         _, again_mb = await beside_slow(server, extent.num_slow, draw)
@@ -144,10 +144,10 @@ async def beside_slow(
 
 
 async def peak_mb(process: psutil.Process, is_over: asyncio.Event) -> float:
-    """The most memory of its own that a process had until the event."""
+    """The most memory that a process had until the event; to count only its own would stop it."""
     most = 0.0
     while not is_over.is_set():
-        most = max(most, process.memory_full_info().uss / MB)
+        most = max(most, process.memory_info().rss / MB)
         await asyncio.sleep(WATCH_S)
     return most
 
