@@ -65,6 +65,16 @@ class Counts:
             (le for le, n in self._buckets(name, labels) if count and n >= count), default=math.nan
         )
 
+    def percentile(self, name: str, percent: float) -> float:
+        """Of a histogram's observations, taken to lie evenly in each bucket; NaN without any."""
+        wanted = self.total(f"{name}_count") * percent / 100
+        before, low = 0.0, 0.0
+        for bound, count in sorted(self._buckets(name, {})):
+            if count >= wanted > 0:
+                return low + (bound - low) * (wanted - before) / (count - before)
+            before, low = count, bound
+        return math.nan
+
     def _buckets(self, name: str, labels: Mapping[str, str]) -> Iterator[tuple[float, float]]:
         bounds = {dict(has)["le"] for found, has in self.samples if found == f"{name}_bucket"}
         for bound in bounds:

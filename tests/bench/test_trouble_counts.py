@@ -56,6 +56,18 @@ def test_a_histogram_tells_the_share_within_a_bound(metrics: Metrics) -> None:
     assert math.isnan(counts.largest(name, status="404"))
 
 
+def test_a_percentile_is_read_from_buckets(metrics: Metrics) -> None:
+    before = counts_of(metrics)
+    for duration_s in (0.03, 0.03, 0.07, 0.07):
+        metrics.on_response("/v1/score", 429, duration_s)
+    counts = counts_of(metrics).since(before)
+    name = "refusal_duration_seconds"
+    assert counts.percentile(name, 50) == pytest.approx(0.05)
+    assert counts.percentile(name, 75) == pytest.approx(0.075)
+    assert counts.percentile(name, 25) == pytest.approx(0.035)  # half of the way from 20 to 50 ms
+    assert math.isnan(counts.percentile("step_duration_seconds", 50))
+
+
 @pytest.mark.parametrize(
     ("free", "held", "warm", "is_right"),
     [(1, 0, -1, True), (1, 0, 0, False), (0, 1, -1, False), (0, 0, 0, True)],

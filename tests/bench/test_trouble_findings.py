@@ -31,9 +31,9 @@ SLOTS: dict[str, Any] = {"has_settled": True, "slots": "8 of 8"}
 GOOD: dict[str, Any] = {
     "overload": Overload(
         rounds=(
-            Round(10.0, 12.0, 5.0, 50.0),
-            Round(10.0, 20.0, 5.0, 50.0),
-            Round(10.0, 11.0, 5.0, 50.0),
+            Round(10.0, 12.0, 8.0, 9.0, 5.0, 50.0),
+            Round(10.0, 20.0, 8.0, 16.0, 5.0, 50.0),
+            Round(10.0, 11.0, 8.0, 10.4, 5.0, 50.0),
         ),
         seen={"200": 5, "429": 45},
         counted={"200": 5, "429": 45},
@@ -62,7 +62,8 @@ def test_a_good_result_keeps_every_promise(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "broken"),
     [
-        ("overload", {"rounds": (Round(10.0, 13.1, 5.0, 50.0),)}, "p99"),
+        ("overload", {"rounds": (Round(10.0, 13.1, 8.0, 9.0, 5.0, 50.0),)}, "as clients"),
+        ("overload", {"rounds": (Round(10.0, 12.0, 8.0, 10.5, 5.0, 50.0),)}, "as the server"),
         ("overload", {"refused_within": 0.999}, "refused"),
         ("overload", {"refused_within": float("nan")}, "refused"),
         ("overload", {"counted": {"200": 5, "429": 44}}, "none lost"),
@@ -132,7 +133,7 @@ gpt2_slots_warm{model_name="a"} 2.0
 
 
 def test_overload_takes_its_figures_from_the_server() -> None:
-    found = overload_of((Round(1.0, 1.0, 1.0, 1.0),), {"200": 3}, Counts.parse(METRICS))
+    found = overload_of((Round(*[1.0] * 6),), {"200": 3}, Counts.parse(METRICS))
     assert found.counted == {"200": 3, "429": 2}
     assert (found.num_ended, found.refused_within, found.slowest_refusal_s) == (3, 0.5, 0.1)
     assert (found.has_settled, found.slots) == (True, "6 free + 0 held + 2 warm of 8")
