@@ -24,6 +24,7 @@ from server.metrics import Metrics
 from server.metrics_port import MetricsPort
 from server.models import model_routes
 from server.ops import ops_routes
+from server.page import page_routes
 from server.request_id import RequestScope
 from server.score import score_routes
 from server.seams import Engine
@@ -118,6 +119,7 @@ def create_app(
         *(token_routes, model_routes, ops_routes),
     ):
         app.include_router(routes(state))
+    app.include_router(page_routes())
     return app
 
 

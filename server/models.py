@@ -88,6 +88,8 @@ def _describe(state: ServerState) -> dict[str, Any]:
         "kv_dtype": info.kv_dtype,
         "kernels": info.kernels,
         "num_slots": info.num_slots,
+        "num_slots_in_use": state.engine.stats.num_slots_in_use,
+        "num_waiting": state.engine.stats.num_waiting,
         "source": info.source,
         "weights_hash": info.weights_hash,
         "system_fingerprint": info.fingerprint,

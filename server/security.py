@@ -1,4 +1,4 @@
-"""KeyGate: no route answers without a key, but for those that say whether the server lives."""
+"""KeyGate: no route answers without a key, but for the page and for what says whether we live."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError, error_response
 from server.keys import Grant, Keys
+from server.page import PAGE_FILES
 
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/ready", *PAGE_FILES})
 """What needs no key. Everything that is not named here does: a new route cannot be forgotten."""
 
 ADMIN_PATHS = frozenset({"/metrics"})
