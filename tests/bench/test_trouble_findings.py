@@ -62,8 +62,16 @@ def test_a_good_result_keeps_every_promise(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "broken"),
     [
-        ("overload", {"rounds": (Round(10.0, 13.1, 8.0, 9.0, 5.0, 50.0),)}, "as clients"),
-        ("overload", {"rounds": (Round(10.0, 12.0, 8.0, 10.5, 5.0, 50.0),)}, "as the server"),
+        (
+            "overload",
+            {"rounds": (Round(10.0, 13.1, 8.0, 9.0, 5.0, 50.0),)},
+            "p99 between tokens, as clients",
+        ),
+        (
+            "overload",
+            {"rounds": (Round(10.0, 12.0, 8.0, 10.5, 5.0, 50.0),)},
+            "p99 between tokens, as the server",
+        ),
         ("overload", {"refused_within": 0.999}, "refused"),
         ("overload", {"refused_within": float("nan")}, "refused"),
         ("overload", {"counted": {"200": 5, "429": 44}}, "none lost"),
