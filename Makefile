@@ -8,13 +8,14 @@ ARGS ?=
 FUZZ_SECONDS ?= 180
 FUZZ_EXAMPLES ?= 1000
 
-.PHONY: setup setup-test setup-clients setup-bench setup-fuzz serve test test-clients fuzz check format bench trouble clean
+.PHONY: setup setup-test setup-clients setup-bench setup-fuzz setup-browser serve test test-clients test-browser fuzz check format bench trouble clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
 setup-clients: $(VENV)/.setup-clients
 setup-bench: $(VENV)/.setup-bench
 setup-fuzz: $(VENV)/.setup-fuzz
+setup-browser: $(VENV)/.setup-browser
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +42,10 @@ $(VENV)/.setup-fuzz: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[fuzz]"
 	touch $@ $(VENV)/.setup-test $(VENV)/.setup
 
+$(VENV)/.setup-browser: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --editable ".[browser]"
+	touch $@ $(VENV)/.setup-test $(VENV)/.setup
+
 serve: setup
 	$(BIN)/gpt2-server serve $(ARGS)
 
@@ -50,6 +55,12 @@ test: setup-test
 # Programs that others wrote, against a live server; they bring many packages of their own.
 test-clients: setup-clients
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+
+# The page in a browser that is on this machine, or that Debian's packages bring; its screenshots
+# go to PAGE_PICTURES, if that names a folder.
+test-browser: setup-browser
+	@.ci/browser || true
+	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
 
 # Everything that reads what others send or wrote: FUZZ_SECONDS for each reader, and FUZZ_EXAMPLES
 # requests of each route. TARGETS="json_body task" names some readers; without any, all.

@@ -70,7 +70,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "training": ("training",),
     "bench": ("bench", "peers"),
     "deploy": ("ray",),
-    "tests": ("training", "bench", "gpu", "peers", "test", "fixtures", "fuzz"),
+    "tests": ("training", "bench", "gpu", "peers", "test", "fixtures", "fuzz", "browser"),
 }
 """Packages that may use more than the dependencies of a plain installation."""
 
