@@ -15,7 +15,7 @@ export class Alternatives {
     this.box.addEventListener("pointerenter", () => clearTimeout(this.timer));
     this.box.addEventListener("pointerleave", () => this.closeSoon());
     this.box.addEventListener("keydown", (event) => this.onKey(event));
-    window.addEventListener("scroll", () => this.close(), { passive: true, capture: true });
+    window.addEventListener("scroll", () => this.follow(), { passive: true, capture: true });
     document.addEventListener("pointerdown", (event) => {
       if (!this.box.contains(event.target)) this.close();
     });
@@ -105,6 +105,11 @@ export class Alternatives {
       const next = buttons.indexOf(document.activeElement) + step;
       buttons[(next + buttons.length) % buttons.length].focus();
     }
+  }
+
+  /** Stay beside the token, wherever it is scrolled to; a phone scrolls for its keyboard. */
+  follow() {
+    if (this.span?.isConnected) this.place(this.span);
   }
 
   /** Below the token, or above where there is no room. */

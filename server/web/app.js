@@ -98,7 +98,7 @@ class Page {
   async generate(body) {
     const problem = this.controls.problem();
     if (problem) this.notice.show(new Refusal(400, problem));
-    if (problem || this.abort || !this.model) return null;
+    if (problem || this.abort || !this.model?.has_vocabulary) return null;
     this.setRunning(new AbortController());
     const text = this.editor.text;
     const samples = Array.from({ length: body.n || 1 }, (_, index) => new Sample(index));
@@ -165,6 +165,7 @@ class Page {
       if (tokens.length !== 1 || pieces[0] !== label) {
         throw new Refusal(400, "This alternative is no text: it cannot be put there.");
       }
+      if (this.abort) return; // something else was begun meanwhile
       const picked = new Sample(0).branched(mark.sample, mark.position, tokens[0], label);
       this.samples.clear();
       this.editor.append(picked, this.editor.startOf(mark));
@@ -181,10 +182,12 @@ class Page {
       if (event.buttons || this.abort) return;
       this.alternatives.hover(this.editor.spanAt(event.clientX, event.clientY));
     });
-    area.addEventListener("pointerleave", () => this.alternatives.hover(null));
-    area.addEventListener("click", (event) => {
+    area.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.alternatives.hover(null);
+    });
+    area.addEventListener("pointerup", (event) => {
       const span = event.pointerType === "touch" && this.editor.spanAt(event.clientX, event.clientY);
-      if (span) this.alternatives.open(span);
+      if (span && !this.abort) this.alternatives.open(span);
     });
   }
 

@@ -31,10 +31,12 @@ export class Editor {
     return this.allMarks.filter((mark) => mark.end <= same);
   }
 
-  /** The ids of the whole text, where it ends with a token that is known; else null. */
+  /** The ids of the whole text, where it ends with a whole token that is known; else null. */
   exactIds() {
     const last = this.marks.at(-1);
     if (!last || last.end !== this.text.length) return null;
+    const isWhole = last.text === last.token.label || last.token.label.startsWith("bytes:");
+    if (!isWhole) return null; // a stop string began within it
     return last.sample.idsBefore(last.position + 1);
   }
 

@@ -10,7 +10,9 @@ export class Samples {
     this.box.addEventListener("pointerover", (event) => {
       alternatives.hover(event.target.closest(".token"));
     });
-    this.box.addEventListener("pointerleave", () => alternatives.hover(null));
+    this.box.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") alternatives.hover(null);
+    });
   }
 
   clear() {

@@ -80,6 +80,18 @@ class Desk:
         self.page.route("**/v1/completions", note)
         return seen
 
+    def answer(self, *events: object) -> None:
+        """Let the next completion request be answered with these events, and the end mark if the
+        last one is no error."""
+        is_whole = "error" not in json.dumps(events[-1])
+        lines = [*map(json.dumps, events), *(["[DONE]"] if is_whole else [])]
+        body = "".join(f"data: {line}\n\n" for line in lines)
+        self.page.route(
+            "**/v1/completions",
+            lambda route: route.fulfill(status=200, body=body, content_type="text/event-stream"),
+            times=1,
+        )
+
     def refuse(self, status: int, message: str, **headers: str) -> None:
         """Let the next completion request be answered with an error."""
         body = {"error": {"message": message, "type": "t", "param": None, "code": None}}

@@ -71,18 +71,19 @@ def test_a_server_that_is_full_says_when_to_come_again(desk: Desk) -> None:
     expect(desk.tokens).to_have_count(4, timeout=WAIT_MS)
 
 
-def test_an_error_within_a_stream_keeps_what_was_there(desk: Desk) -> None:
-    event = {
-        "choices": [
-            {"index": 0, "text": " sat", "logprobs": None, "finish_reason": None, "seed": 1}
-        ]
-    }
-    error = {"error": {"message": "the engine was given up"}}
-    body = "".join(f"data: {json.dumps(one)}\n\n" for one in (event, error))
+def test_a_stream_without_an_end_mark_is_an_error(desk: Desk) -> None:
     desk.page.route(
         "**/v1/completions",
-        lambda route: route.fulfill(status=200, body=body, content_type="text/event-stream"),
+        lambda route: route.fulfill(status=200, body="", content_type="text/event-stream"),
     )
+    desk.page.locator("#run").click()
+    expect(desk.page.get_by_role("alert")).to_contain_text("broke off")
+    desk.wait()
+
+
+def test_an_error_within_a_stream_keeps_what_was_there(desk: Desk) -> None:
+    choice = {"index": 0, "text": " sat", "logprobs": None, "finish_reason": None, "seed": 1}
+    desk.answer({"choices": [choice]}, {"error": {"message": "the engine was given up"}})
     desk.write()
     desk.page.locator("#run").click()
     expect(desk.page.get_by_role("alert")).to_contain_text("the engine was given up")

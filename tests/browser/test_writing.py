@@ -6,7 +6,7 @@ import re
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, ViewportSize, expect
 
 from tests.browser.desk import PROMPT, WAIT_MS, Desk
 from tests.support.live_server import LiveServer
@@ -130,7 +130,6 @@ def test_an_alternative_is_put_in_its_place_exactly(desk: Desk) -> None:
     picked = (choice.locator("code").text_content() or "").replace("·", " ").replace("↵", "\n")
     choice.click()
     expect(desk.page.locator("#alternatives")).to_be_hidden()
-    desk.wait()
     expect(desk.tokens).to_have_count(6 + 12)
     assert desk.tokens.all_text_contents()[:6] == [*before[:5], picked]
     assert desk.text.startswith(PROMPT + "".join(before[:5]) + picked)
@@ -156,8 +155,45 @@ def test_alternatives_by_keyboard(desk: Desk) -> None:
     desk.page.keyboard.press("Alt+ArrowDown")
     desk.page.keyboard.press("ArrowDown")
     desk.page.keyboard.press("Enter")
-    desk.wait()
     expect(desk.tokens).to_have_count(8 + 8)
+
+
+def test_alternatives_by_touch(browser: Browser, server: LiveServer) -> None:
+    """A finger leaves the text with every tap, which must not close the list."""
+    size: ViewportSize = {"width": 390, "height": 844}
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport=size)
+    desk = Desk.open(context.new_page(), server.url)
+    desk.page.get_by_text("Sampling").tap()
+    desk.set(max_tokens=8, seed=3)
+    desk.write()
+    desk.page.locator("#run").tap()
+    desk.wait()
+    box = desk.tokens.nth(4).bounding_box()
+    assert box is not None
+    desk.page.clock.install()
+    desk.page.touchscreen.tap(box["x"] + 5, box["y"] + 5)
+    shown = desk.page.locator("#alternatives")
+    expect(shown).to_be_visible()
+    desk.page.clock.run_for(400)  # longer than a list stays that a pointer has left
+    expect(shown).to_be_visible()
+    desk.page.clock.resume()
+    shown.get_by_role("button").nth(1).tap()
+    expect(desk.tokens).to_have_count(5 + 8)
+    context.close()
+
+
+def test_a_token_that_a_stop_string_cut_is_not_gone_on_from_as_ids(desk: Desk) -> None:
+    """Its id stands for more than the text that is shown."""
+    seen = desk.seen_requests()
+    desk.write()
+    desk.set(max_tokens=32, seed=3, stops="ver")
+    desk.run()
+    assert desk.text.endswith(" ne")
+    expect(desk.page.locator("#ended")).to_have_text("stop")
+    before = desk.text
+    desk.set(stops="")
+    desk.run()
+    assert seen[1]["prompt"] == before
 
 
 def test_samples_side_by_side_and_one_is_kept(desk: Desk) -> None:
@@ -182,9 +218,8 @@ def test_an_alternative_within_a_sample(desk: Desk) -> None:
     before = tokens.all_text_contents()
     tokens.nth(2).hover()
     desk.page.locator("#alternatives").get_by_role("button").nth(3).click()
-    desk.wait()
-    assert desk.text.startswith(PROMPT + "".join(before[:2]))
     expect(desk.tokens).to_have_count(3 + 6)
+    assert desk.text.startswith(PROMPT + "".join(before[:2]))
 
 
 def test_the_settings_reach_the_request(desk: Desk) -> None:
@@ -233,14 +268,26 @@ def test_an_empty_text_is_an_unconditional_sample(desk: Desk) -> None:
     assert desk.tokens.count() >= 1
 
 
-def test_characters_of_several_tokens_are_one(desk: Desk, server: LiveServer) -> None:
-    """Offsets count characters, and a script's strings count halves of them."""
-    desk.write("🙂🙂 é ")
-    desk.set(max_tokens=20, temperature=2, top_k=0, seed=6)
+def test_characters_of_several_tokens_are_one(desk: Desk) -> None:
+    """Offsets count characters, of which a script's strings count some as two."""
+    labels = ["bytes:\\xf0\\x9f", "bytes:\\x99\\x82", "🙂", "é", " x"]
+    logprobs = {
+        "tokens": labels,
+        "token_logprobs": [-1.0] * 5,
+        "top_logprobs": [{label: -1.0} for label in labels],
+        "text_offset": [0, 0, 1, 2, 3],
+    }
+    choice = {"index": 0, "text": "🙂🙂é x", "seed": 1, "finish_reason": "length"}
+    choice |= {"logprobs": logprobs, "token_ids": [1, 2, 3, 4, 5], "prompt_token_ids": [9]}
+    desk.answer({"choices": [choice]})
+    desk.write("🙂 ")
     desk.run()
-    told = completion(server, prompt="🙂🙂 é ", seed=6, max_tokens=20, temperature=2, stream=False)
-    assert desk.text == "🙂🙂 é " + told
-    assert "".join(desk.tokens.all_text_contents()) == told
+    assert desk.text == "🙂 🙂🙂é x"
+    assert desk.tokens.all_text_contents() == ["🙂", "🙂", "é", " x"]
+    seen = desk.seen_requests()
+    desk.set(max_tokens=2)
+    desk.run()
+    assert seen[0]["prompt"] == [9, 1, 2, 3, 4, 5]
 
 
 def test_the_copy_breaks_its_lines_as_the_text_does(desk: Desk) -> None:
