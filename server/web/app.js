@@ -129,7 +129,7 @@ class Page {
           sample.absorb(choice);
           watch.tick((choice.token_ids || []).length);
           if (isAlone) this.editor.grow(sample);
-          else this.samples.show(sample);
+          else this.samples.grow(sample);
         }
       }
     } finally {

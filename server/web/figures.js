@@ -14,7 +14,6 @@ export class Stopwatch {
     this.beganMs = performance.now();
     this.firstMs = null;
     this.numTokens = 0;
-    this.numLater = 0;
     show("rate", "–");
     show("first", "–");
     show("ended", "…");
@@ -28,11 +27,10 @@ export class Stopwatch {
     if (this.firstMs === null) {
       this.firstMs = nowMs;
       show("first", `${Math.round(nowMs - this.beganMs)} ms`);
-      return;
     }
-    this.numLater += count;
-    const rate = this.numLater / ((nowMs - this.firstMs) / 1000);
-    if (Number.isFinite(rate)) show("rate", rate < 10 ? rate.toFixed(1) : Math.round(rate).toString());
+    // Since the request was sent: events that a busy browser reads late come all at once.
+    const rate = this.numTokens / ((nowMs - this.beganMs) / 1000);
+    show("rate", rate < 10 ? rate.toFixed(1) : Math.round(rate).toString());
   }
 
   end(samples, contextLen) {

@@ -7,6 +7,7 @@ export class Samples {
     this.box = document.getElementById("samples");
     this.onKeep = onKeep;
     this.texts = [];
+    this.grown = new Set(); // what the next frame shows
     this.box.addEventListener("pointerover", (event) => {
       alternatives.hover(event.target.closest(".token"));
     });
@@ -16,6 +17,7 @@ export class Samples {
   }
 
   clear() {
+    this.grown.clear();
     this.texts = [];
     this.box.replaceChildren();
   }
@@ -45,6 +47,17 @@ export class Samples {
     return card;
   }
 
+  /** `sample` has grown; it is shown with the next frame, however many events come before it. */
+  grow(sample) {
+    if (this.grown.size === 0) requestAnimationFrame(() => this.showGrown());
+    this.grown.add(sample);
+  }
+
+  showGrown() {
+    for (const sample of this.grown) this.show(sample);
+    this.grown.clear();
+  }
+
   show(sample) {
     const { text, ended } = this.texts[sample.index];
     text.replaceChildren(...sample.marks(0).map(tokenSpan));
@@ -52,6 +65,7 @@ export class Samples {
   }
 
   settle() {
+    this.showGrown();
     for (const { keep } of this.texts) keep.disabled = false;
   }
 }

@@ -219,7 +219,7 @@ def test_pictures(desk: Desk, pictures: Path, theme: str, width: int) -> None:
     desk.run()
     expect(page.locator("#slots")).to_have_text(re.compile(r"^0 / \d+$"))
     assert_fits(page, width)
-    desk.hover(12)
+    desk.hover(16)
     take(page, pictures / f"page-{width}-{theme}.png")
     if theme == "light":
         page.mouse.move(2, 2)
