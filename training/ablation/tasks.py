@@ -74,7 +74,8 @@ COMMON: Mapping[str, Any] = {
     "num_threads": 1,
     "checkpoint_s": 3_600.0,
 }
-"""Options of every run, unless the task has its own. None of them was tuned."""
+"""Options of every run, unless the task has its own. Batch and learning rate were changed after a
+look at a few runs of SST-2 (docs/fine-tuning.md); nothing else was tuned."""
 
 OBJECTIVES: Mapping[str, float] = {"L2": 0.0, "L3": 0.5}
 """Lambda of each (GPT paper, equation 5)."""
