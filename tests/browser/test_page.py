@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,9 +142,12 @@ def test_the_code_is_the_request(desk: Desk) -> None:
     assert ran.stdout.rstrip().endswith("data: [DONE]")
     desk.page.locator("#as-python").click()
     program = desk.page.locator("#snippet").text_content() or ""
-    compile(program, "snippet", "exec")
-    assert "client.completions.create(" in program
     assert 'extra_body={"top_k":40}' in program
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    desk.set(stops="\\n\\n")
+    desk.run()
+    assert desk.text.endswith(printed.stdout.decode())
+    assert printed.stdout
 
 
 def test_copy(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.resources import files
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from server.page import PAGE_FILES, POLICY
+from server.schemas import NOT_BUILT, CompletionRequest
 from tests.server.conftest import client_of, make_app
 from tests.server.fake_engine import FakeEngine
 
@@ -72,6 +74,24 @@ def test_the_page_names_only_elements_that_it_has() -> None:
     assert asked <= set(ids)
     described = re.findall(r'(?:for|aria-controls|aria-labelledby|aria-describedby)="(.*?)"', page)
     assert set(described) <= set(ids)
+
+
+def test_what_the_controls_allow_the_route_takes() -> None:
+    """Names, bounds and defaults are written twice: here they are compared."""
+    known = CompletionRequest.model_json_schema()["properties"]
+    lines = re.findall(r"^  \{ (name: .*?) \},$", text_of("controls.js"), re.MULTILINE)
+    assert len(lines) == text_of("controls.js").count("name: ")
+    for line in lines:
+        field = dict(part.split(": ") for part in line.split(", "))
+        name = json.loads(field["name"])
+        if name in NOT_BUILT:
+            continue
+        least, most = float(field["min"]), float(field["max"])
+        bounds = known[name]
+        assert bounds.get("minimum", bounds.get("exclusiveMinimum", least)) <= least, name
+        assert most <= bounds.get("maximum", most), name
+        assert float(field["api"]) == bounds["default"], name
+        assert least <= float(field["start"]) <= most, name
 
 
 async def test_the_page_needs_no_key_and_what_it_asks_does() -> None:
