@@ -108,3 +108,19 @@ def test_a_wrong_key_is_an_authentication_error(url: str) -> None:
     ):
         wrong.models.list()
     assert refused.value.code == "invalid_api_key"
+
+
+def test_a_full_queue_is_a_rate_limit_error() -> None:
+    """One long choice runs and one waits, so there is no room for a third."""
+    with (
+        live_server(None, "--slots", "1", "--max-queued-requests", "1") as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        long = {"max_tokens": 900, "n": 2, "extra_body": {"ignore_eos": True}}
+        stream = client.completions.create(model=MODEL, prompt=PROMPT, stream=True, **long)  # type: ignore[call-overload]
+        with stream:
+            next(stream)
+            with pytest.raises(openai.RateLimitError) as refused:
+                client.completions.create(model=MODEL, prompt=PROMPT)
+    assert refused.value.code == "queue_full"
+    assert int(refused.value.response.headers["retry-after"]) >= 1
