@@ -8,7 +8,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 180
 FUZZ_EXAMPLES ?= 1000
 
-.PHONY: setup setup-test setup-clients setup-bench setup-fuzz setup-browser serve test test-clients test-browser fuzz check format bench trouble clean
+.PHONY: setup setup-test setup-clients setup-bench setup-fuzz setup-browser serve test test-clients test-browser test-schemas fuzz check format bench trouble clean
 
 setup: $(VENV)/.setup
 setup-test: $(VENV)/.setup-test
@@ -61,6 +61,10 @@ test-clients: setup-clients
 test-browser: setup-browser
 	@.ci/browser || true
 	$(BIN)/python -m pytest -m browser tests/browser $(ARGS)
+
+# Constrained decoding by 500 random schemas, of which `make test` takes 60.
+test-schemas: setup-test
+	NUM_SCHEMAS=500 $(BIN)/python -m pytest tests/engine/test_grammars.py $(ARGS)
 
 # Everything that reads what others send or wrote: FUZZ_SECONDS for each reader, and FUZZ_EXAMPLES
 # requests of each route. TARGETS="json_body task" names some readers; without any, all.

@@ -23,6 +23,7 @@ MAX_PENALTY = 2.0
 MAX_BIAS = 100.0
 MAX_BIASES = 1_024
 MAX_STOP_IDS = 128
+MAX_GRAMMAR_LEN = 65_536
 THROUGHPUT_MEMORY_S = 30.0
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 60.0
 SHOWN_LEN = 40
@@ -103,6 +104,12 @@ RULES = (
         f"must have at most {MAX_STOP_IDS} ids",
         lambda ids: len(ids) <= MAX_STOP_IDS,
     ),
+    Rule(
+        "grammar",
+        "grammar",
+        f"must have at most {MAX_GRAMMAR_LEN} characters",
+        lambda text: len(text) <= MAX_GRAMMAR_LEN,
+    ),
 )
 
 
@@ -137,6 +144,9 @@ def check_request(
         value = getattr(typed, rule.field)
         if not rule.holds(value):
             raise InvalidParams(f"{rule.param} {rule.text}; it was {shown(value)}", rule.param)
+    if typed.grammar and info.device != "cpu":
+        told = "grammar must be empty where the engine runs on a GPU"
+        raise InvalidParams(f"{told}; it was {shown(typed.grammar)}", "grammar")
     _check_ids("prompt", ids, info.vocab_size)
     _check_ids("stop_token_ids", typed.stop_token_ids, info.vocab_size)
     _check_ids("logit_bias", [token_id for token_id, _ in typed.logit_bias], info.vocab_size)

@@ -81,6 +81,7 @@ Factory = Callable[[EngineConfig], tuple[Core, ModelInfo]]
 def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
     """Open the checkpoint and build the real core. Raises EngineFailed with every problem."""
     from engine.device.loader import build_device_core, device_of
+    from engine.grammars import CheckpointGrammars
     from engine.loader import build_core
     from weights.checkpoint import CheckpointError, open_checkpoint
 
@@ -92,7 +93,10 @@ def load_core(config: EngineConfig) -> tuple[Core, ModelInfo]:
     source = str(checkpoint.source.get("origin", checkpoint.path))
     given = (checkpoint.config, checkpoint.tensors, config, checkpoint.weights_hash, source)
     if device_of(config.device) == "cpu":
-        return build_core(*given, checkpoint.matrices, tasks)
+        core, info = build_core(*given, checkpoint.matrices, tasks)
+        grammars = CheckpointGrammars(checkpoint.path, info.vocab_size, info.eos_token_ids)
+        core.scheduler.matcher_of = grammars.matcher
+        return core, info
     if not all(source.is_optional for source in config.tasks):
         raise EngineFailed(["tasks are served on a CPU so far: device must be cpu"])
     return build_device_core(*given, checkpoint.matrices)

@@ -8,7 +8,8 @@ import msgspec
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. ``STOP``: an end-of-text or stop token, or (server) a stop string."""
+    """Why a sequence ended. ``STOP``: an end-of-text or stop token, a complete grammar, or
+    (server) a stop string."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -26,7 +27,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
     a sequence is part of the output. ``num_logprobs``: None for none, 0 for the drawn
     token's alone, k for the k likeliest as well. ``num_prompt_logprobs`` asks the same for the
     prompt's tokens from index ``scored_from`` on, at least 1: nothing predicts the first.
-    ``max_tokens`` 0 draws nothing.
+    ``max_tokens`` 0 draws nothing. The text follows ``grammar`` (model/grammar.py), if given, and
+    ends where nothing can follow.
     """
 
     max_tokens: int = 16
@@ -46,6 +48,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     scored_from: int = 1
+    grammar: str = ""
 
 
 class TaskParams(msgspec.Struct, frozen=True):

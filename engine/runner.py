@@ -164,6 +164,7 @@ def _sampling_row(state: SamplingState) -> SamplingRow:
         choice_index=params.choice_index,
         token_index=state.token_index,
         banned_ids=state.banned_ids,
+        allowed=state.allowed,
         logit_bias=params.logit_bias,
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,

@@ -19,6 +19,7 @@ from engine.request import FinishReason, Request, TokenLogprob, TokenOutput
 from engine.sequence import SequenceState
 from engine.slot_pool import MIN_PREFIX_LEN, PrefixMatch, SlotPool, common_prefix_len
 from engine.step import Drawn, PrefixCopy, Step, StepResult, StepRow
+from model.grammar import GrammarError, Matcher
 
 TASK_SHARE = 0.2
 """Of the prompt tokens that may join a step beside rows that decode, tasks get so many: streams are
@@ -32,7 +33,7 @@ class Scheduler:
 
     First come, first served, lower ``priority`` before that. A request whose prompt begins like
     one that is being prefilled waits for it and copies the result, so n choices of one
-    prompt compute it once.
+    prompt compute it once. ``matcher_of`` compiles grammars, where there is a vocabulary.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pool = pool
+        self.matcher_of: Callable[[str], Matcher] | None = None
         self._context_len = context_len
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -75,8 +77,15 @@ class Scheduler:
             if request.request_id in self._by_id:
                 raise ValueError(f"request {request.request_id} is already here")
             sequence = SequenceState(request, arrived_s=now_s)
+            if request.params.grammar:
+                sequence.follow(self._matcher(request.params.grammar))
             self._by_id[request.request_id] = sequence
             bisect.insort(self._waiting, sequence, key=_order)
+
+    def _matcher(self, grammar: str) -> Matcher:
+        if self.matcher_of is None:
+            raise GrammarError("this engine has no vocabulary to follow a grammar with")
+        return self.matcher_of(grammar)
 
     def abort(self, request_ids: Iterable[int]) -> None:
         """Forget requests and free their slots. Unknown ids are ignored: they may have ended."""
@@ -226,7 +235,7 @@ class Scheduler:
         """Take in the drawn token, if there is one; whether that ended the sequence."""
         if token is None:
             return None if sequence.num_lacking else FinishReason.LENGTH
-        sequence.token_ids.append(token.token_id)
+        sequence.append(token.token_id)
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s
         return sequence.finish_reason(self._eos_token_ids, self._context_len)

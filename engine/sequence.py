@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.request import FinishReason, Request, RequestTimes
 from engine.step import SamplingState, ScoringState
+from model.grammar import Matcher
 
 
 @dataclass(slots=True, eq=False)
@@ -14,7 +15,8 @@ class SequenceState:
     """Mutable, owned by the scheduler.
 
     ``token_ids`` are the prompt and all that was generated; keys and values of the first
-    ``num_computed`` are in ``slot``. Times are seconds of the scheduler's clock.
+    ``num_computed`` are in ``slot``. ``matcher`` is where
+    the output stands in its grammar. Times are seconds of the scheduler's clock.
     """
 
     request: Request
@@ -25,6 +27,7 @@ class SequenceState:
     slot: int = -1
     admitted_s: float = 0.0
     first_token_s: float | None = None
+    matcher: Matcher | None = None
 
     def __post_init__(self) -> None:
         self.token_ids = [*self.request.prompt_ids, *self.request.emitted_ids]
@@ -87,12 +90,14 @@ class SequenceState:
         needs_output = params.presence_penalty or params.frequency_penalty
         needs_prompt = params.repetition_penalty != 1
         num_prompt = len(self.request.prompt_ids)
+        banned_ids = self._banned_ids(eos_token_ids, vocab_size)
         return SamplingState(
             params=params,
             token_index=self.output_len,
             prompt_ids=self.request.prompt_ids if needs_prompt else (),
             output_ids=tuple(self.token_ids[num_prompt:]) if needs_output or needs_prompt else (),
-            banned_ids=self._banned_ids(eos_token_ids, vocab_size),
+            banned_ids=() if self.matcher else banned_ids,
+            allowed=self.matcher.without(banned_ids) if self.matcher else None,
         )
 
     def scoring_state(self, start: int, end: int) -> ScoringState | None:
@@ -111,6 +116,18 @@ class SequenceState:
         ending = {*self.request.params.stop_token_ids, *eos_token_ids}
         return tuple(sorted(ending)) if len(ending) < vocab_size else ()
 
+    def follow(self, matcher: Matcher) -> None:
+        """The output keeps to a grammar, what an earlier engine generated too."""
+        for token_id in self.request.emitted_ids:
+            matcher.take(token_id)
+        self.matcher = matcher
+
+    def append(self, token_id: int) -> None:
+        """A token was drawn."""
+        self.token_ids.append(token_id)
+        if self.matcher is not None:
+            self.matcher.take(token_id)
+
     def finish_reason(
         self, eos_token_ids: Collection[int], context_len: int
     ) -> FinishReason | None:
@@ -121,6 +138,10 @@ class SequenceState:
         params, last = self.request.params, self.token_ids[-1]
         if last in params.stop_token_ids or (last in eos_token_ids and not params.ignore_eos):
             return FinishReason.STOP
+        if self.matcher is not None and self.matcher.is_complete:
+            return FinishReason.STOP
+        if self.matcher is not None and self.matcher.is_failed:
+            return FinishReason.LENGTH
         if self.output_len >= params.max_tokens or len(self.token_ids) > context_len:
             return FinishReason.LENGTH
         return None

@@ -21,7 +21,8 @@ class SamplingState:
     """What a draw needs of its request.
 
     ``token_index`` counts the tokens generated so far; ``output_ids`` are these tokens, given
-    only where a penalty reads them. ``banned_ids`` may not be drawn yet.
+    only where a penalty reads them. ``banned_ids`` may not be drawn yet; of the others only those
+    that are ``allowed``, one bit each.
     """
 
     params: SamplingParams
@@ -29,6 +30,7 @@ class SamplingState:
     prompt_ids: tuple[int, ...] = ()
     output_ids: tuple[int, ...] = ()
     banned_ids: tuple[int, ...] = ()
+    allowed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

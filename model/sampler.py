@@ -1,8 +1,8 @@
 """The choice of the next token: float32 logits in, ids and log probabilities out.
 
-The order, applied to each row by itself: logit bias and the minimum length; penalties
-(repetition over prompt and output, presence and frequency over output); temperature; top-k;
-top-p over the renormalised survivors; min-p; the draw. Ties go to the lower id. Log
+The order, applied to each row by itself: logit bias, what is allowed and the minimum length;
+penalties (repetition over prompt and output, presence and frequency over output); temperature;
+top-k; top-p over the renormalised survivors; min-p; the draw. Ties go to the lower id. Log
 probabilities are those of the raw distribution, before all of it.
 
 On a CPU a token is drawn by inverting the cumulative distribution at one uniform number, keyed by
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,6 +34,9 @@ NUM_CANDIDATES = 512
 class SamplingRow:
     """What one row asks for. ``banned_ids`` may not be drawn yet (minimum length).
 
+    Where ``allowed`` is given nothing else may be drawn: one bit for each token, the lowest bit of
+    the first byte being id 0; at least one is set.
+
     ``output_ids`` are the tokens generated so far, ``prompt_ids`` those before; both are only
     read where a penalty needs them.
     """
@@ -45,6 +49,7 @@ class SamplingRow:
     choice_index: int = 0
     token_index: int = 0
     banned_ids: tuple[int, ...] = ()
+    allowed: bytes | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -63,6 +68,7 @@ class SamplingRow:
         """Whether the logits change before the temperature."""
         return bool(
             self.banned_ids
+            or self.allowed is not None
             or self.logit_bias
             or self.repetition_penalty != 1
             or self.presence_penalty
@@ -130,6 +136,8 @@ def _adjust_row(logits: Tensor, row: SamplingRow) -> None:
     if row.logit_bias:
         biased, biases = zip(*row.logit_bias, strict=True)
         logits[list(biased)] += torch.tensor(biases)
+    if row.allowed is not None:
+        logits.masked_fill_(_forbidden(row.allowed, len(logits)), float("-inf"))
     if row.banned_ids:
         logits[list(row.banned_ids)] = float("-inf")
     if row.repetition_penalty != 1:
@@ -141,6 +149,13 @@ def _adjust_row(logits: Tensor, row: SamplingRow) -> None:
     if row.output_ids and (row.presence_penalty or row.frequency_penalty):
         ids, counts = torch.unique(torch.tensor(row.output_ids), return_counts=True)
         logits[ids] -= row.presence_penalty + row.frequency_penalty * counts
+
+
+def _forbidden(allowed: bytes, vocab_size: int) -> Tensor:
+    """(V), true for each token whose bit is not set."""
+    packed = np.frombuffer(allowed, dtype=np.uint8)
+    bits = np.unpackbits(packed, count=vocab_size, bitorder="little")  # (V)
+    return torch.from_numpy(bits) == 0
 
 
 def _draw_any(logits: Tensor, rows: Sequence[SamplingRow]) -> list[int]:

@@ -30,6 +30,7 @@ class Choice:
         self._vocabulary = vocabulary
         self._metrics = metrics
         self._has_ids = plan.has_token_ids
+        self._ending_ids = plan.ending_ids
         self._echo = PromptEcho(choice.prompt_ids, plan.request, vocabulary)
         self._num_top = choice.params.num_logprobs or 0
         self._include_stop = plan.request.include_stop_str_in_output
@@ -60,7 +61,9 @@ class Choice:
         num_before = self.num_tokens
         for position, token_id in enumerate(output.token_ids):
             is_ending = (
-                output.finish_reason is FinishReason.STOP and position == len(output.token_ids) - 1
+                output.finish_reason is FinishReason.STOP
+                and position == len(output.token_ids) - 1
+                and token_id in self._ending_ids  # a grammar may end with a token of its text
             )
             logprob = output.logprobs[position] if output.logprobs else None
             self._feed_token(token_id, logprob, has_text=self._include_stop or not is_ending)

@@ -36,7 +36,8 @@ def completion_routes(state: ServerState) -> APIRouter:
         deadline = Deadline.after(body.timeout, state.settings.max_timeout_s)
         state.require_model(body.model)
         info, vocabulary = state.require_loaded()
-        plan = await make_plan(body, info, vocabulary, state.settings.max_choices)
+        grammar = await state.constraints.grammar(body, info)
+        plan = await make_plan(body, info, vocabulary, state.settings.max_choices, grammar)
         # No await from here on: a request that is admitted has a reader that will abort it.
         streams = _admit(state, plan)
         generation = Generation(

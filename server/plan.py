@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+import msgspec
+
 from engine.admission import MAX_BIASES, max_prompt_len
 from engine.messages import ModelInfo
 from engine.request import SamplingParams
@@ -36,12 +38,21 @@ class Plan:
     choices: tuple[ChoicePlan, ...]
     stops: tuple[StopPattern, ...]
     has_token_ids: bool
+    ending_ids: frozenset[int]
+    """Tokens that end a choice and are no part of its text."""
 
 
 async def make_plan(
-    request: CompletionRequest, info: ModelInfo, vocabulary: Vocabulary, max_choices: int
+    request: CompletionRequest,
+    info: ModelInfo,
+    vocabulary: Vocabulary,
+    max_choices: int,
+    grammar: str = "",
 ) -> Plan:
-    """Check what needs the model, and encode. Raises ApiError and PromptTooLong."""
+    """Check what needs the model, and encode; texts are to follow ``grammar``.
+
+    Raises ApiError and PromptTooLong.
+    """
     _check_pairs(request)
     _check_num_choices(request, max_choices)
     _check_num_biases(request)
@@ -57,7 +68,9 @@ async def make_plan(
             index=prompt_index * request.n + choice_index,
             prompt_index=prompt_index,
             prompt_ids=prompt.ids,
-            params=_params(request, info, seed, choice_index, len(prompt.ids)),
+            params=msgspec.structs.replace(
+                _params(request, info, seed, choice_index, len(prompt.ids)), grammar=grammar
+            ),
         )
         for prompt_index, prompt in enumerate(prompts)
         for choice_index in range(request.n)
@@ -68,6 +81,7 @@ async def make_plan(
         choices=choices,
         stops=compile_stops(request.stop),
         has_token_ids=request.return_token_ids or not vocabulary.has_text,
+        ending_ids=frozenset((*info.eos_token_ids, *request.stop_token_ids)),
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 
 from engine.admission import MAX_BIASES
 from server.errors import short
+from server.response_format import ResponseFormat
 from server.validation import RequestSchema
 
 MAX_ID = 2**31 - 1
@@ -17,6 +18,10 @@ MAX_INPUTS = 4_096
 MAX_STOPS = 16
 MAX_STOP_LEN = 1_024
 MAX_SEED = 2**53 - 1
+MAX_REGEX_LEN = 4_096
+MAX_CHOICES = 1_000
+MAX_CHOICES_LEN = 4_096
+"""Characters of all texts to choose from: each may take nine in the grammar made of them."""
 MIN_TEMPERATURE = 1e-6
 MAX_TEMPERATURE = 100
 
@@ -29,9 +34,6 @@ NOT_BUILT: Mapping[str, tuple[object, ...]] = {
     "allowed_token_ids": (None,),
     "priority": (None, 0),
     "context_overflow": (None, "reject"),
-    "response_format": (None, {"type": "text"}),
-    "regex": (None,),
-    "choice": (None,),
 }
 """Fields of /v1/completions that are known and refused, with the values that ask for nothing."""
 
@@ -58,6 +60,15 @@ def _check_text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"must not contain a lone surrogate, one is at {error.start}") from None
     return text
+
+
+def _check_choices(choices: list[str]) -> list[str]:
+    length = sum(map(len, choices))
+    if not all(choices):
+        raise ValueError("must hold no empty string")
+    if length > MAX_CHOICES_LEN:
+        raise ValueError(f"must hold at most {MAX_CHOICES_LEN} characters, there are {length}")
+    return choices
 
 
 def _is_id(value: object) -> bool:
@@ -174,6 +185,10 @@ Bias = Annotated[
 ]
 Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE), AfterValidator(_check_temperature)]
 Text = Annotated[str, AfterValidator(_check_text)]
+Regex = Annotated[Text, Field(min_length=1, max_length=MAX_REGEX_LEN)]
+Choices = Annotated[
+    list[Text], Field(min_length=1, max_length=MAX_CHOICES), AfterValidator(_check_choices)
+]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Timeout = Annotated[float | None, Field(gt=0)]
 """Seconds for waiting and computing; the server has a bound for it (``max_timeout_s``)."""
@@ -216,6 +231,9 @@ class CompletionRequest(RequestSchema):
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
     truncate_prompt_tokens: Truncation = None
     timeout: Timeout = None
+    response_format: ResponseFormat | None = None
+    regex: Regex | None = None
+    choice: Choices | None = None
     user: Text | None = None
 
 

@@ -11,6 +11,7 @@ from engine.errors import EngineDown, EngineFailed
 from engine.messages import ModelInfo
 from engine.request import SamplingParams, TaskParams
 from model.tokenizer import TokenizerError
+from server.constraint import Constraints
 from server.errors import ApiError, short
 from server.metrics import Metrics
 from server.seams import Engine, OutputStream
@@ -37,6 +38,7 @@ class ServerState:
         self.version = version
         self.created_s = int(time.time())
         self.vocabulary: Vocabulary | None = None
+        self.constraints = Constraints(None)
         self.is_draining = False
         self._load_tokenizer = load_tokenizer
 
@@ -55,6 +57,7 @@ class ServerState:
         if isinstance(vocabulary, BaseException) or isinstance(info, BaseException):
             return list(dict.fromkeys(_problems(vocabulary) + _problems(info)))
         self.vocabulary = Vocabulary(vocabulary)
+        self.constraints = Constraints(vocabulary)
         self.metrics.describe_model(info)
         return info
 

@@ -58,13 +58,14 @@ def test_every_parameter_reaches_the_sampler(
         return [Sampled(7, -1.5, ((7, -1.5), (8, -2.0)))]
 
     monkeypatch.setattr(runner_module, "sample", sample)
-    state = SamplingState(PARAMS, 6, prompt_ids=(1, 2), output_ids=(3,), banned_ids=(9,))
+    of_state = {"prompt_ids": (1, 2), "output_ids": (3,), "banned_ids": (9,), "allowed": b"\x05"}
+    state = SamplingState(PARAMS, 6, **of_state)  # type: ignore[arg-type]
     (drawn,) = runner.run(Step((), (StepRow(0, 0, 0, (1, 2), state),))).drawn
     assert (drawn.token_id, drawn.logprob, drawn.top) == (7, -1.5, ((7, -1.5), (8, -2.0)))
     expected = msgspec.structs.asdict(PARAMS)
-    for ending in ("max_tokens", "stop_token_ids", "ignore_eos", "min_tokens", *SCORING):
+    for ending in ("max_tokens", "stop_token_ids", "ignore_eos", "min_tokens", "grammar", *SCORING):
         del expected[ending]
-    expected |= {"token_index": 6, "prompt_ids": (1, 2), "output_ids": (3,), "banned_ids": (9,)}
+    expected |= {"token_index": 6, **of_state}
     assert seen == [SamplingRow(**expected)]
 
 

@@ -22,6 +22,9 @@ def reference_distribution(logits: list[float], row: SamplingRow) -> list[float]
         values[token_id] += bias
     for token_id in row.banned_ids:
         values[token_id] = -math.inf
+    for token_id in range(len(values)) if row.allowed is not None else ():
+        if not int.from_bytes(row.allowed or b"", "little") >> token_id & 1:
+            values[token_id] = -math.inf
     for token_id in {*row.prompt_ids, *row.output_ids}:
         value = values[token_id]
         penalty = row.repetition_penalty
@@ -66,6 +69,8 @@ FILTERS = [
     {"temperature": 1.7, "top_k": 12},
     {"logit_bias": ((3, 4.0), (5, -100.0))},
     {"banned_ids": (0, 1, 2)},
+    {"allowed": bytes([0b10110, 0xFF]), "banned_ids": (2,)},
+    {"allowed": bytes([0b10010]) + bytes(6), "top_k": 8, "top_p": 0.9},
     {"repetition_penalty": 1.3, "prompt_ids": (1, 2, 3), "output_ids": (4, 4, 5)},
     {"presence_penalty": 0.7, "frequency_penalty": 0.3, "output_ids": (4, 4, 5, 9)},
 ]
@@ -147,15 +152,16 @@ def test_top_p_stops_as_soon_as_its_mass_is_reached() -> None:
 
 
 def test_greedy_rows_obey_bias_bans_and_penalties() -> None:
-    logits = torch.tensor([[1.0, 2.0, 3.0, -1.0]]).expand(5, -1)
+    logits = torch.tensor([[1.0, 2.0, 3.0, -1.0]]).expand(6, -1)
     rows = [
         SamplingRow(0.0),
         SamplingRow(0.0, logit_bias=((3, 9.0),)),
         SamplingRow(0.0, banned_ids=(1, 2)),
+        SamplingRow(0.0, allowed=b"\x09"),
         SamplingRow(0.0, repetition_penalty=4.0, prompt_ids=(2,), output_ids=(1,)),
         SamplingRow(0.0, presence_penalty=1.5, prompt_ids=(1,), output_ids=(2,)),
     ]
-    assert [one.token_id for one in sample(logits, rows)] == [2, 3, 0, 0, 1]
+    assert [one.token_id for one in sample(logits, rows)] == [2, 3, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("u", [2**-33, 1 - 2**-33])

@@ -179,6 +179,7 @@ class FakeEngine:
             part = tuple(ids[start : start + self.tokens_per_output])
             is_stop = part[-1] in {EOS_ID, *params.stop_token_ids}
             is_last = is_stop or start + len(part) >= len(ids)
+            is_stop = is_stop or (is_last and bool(params.grammar))  # then it is complete
             reason = FinishReason.STOP if is_stop else FinishReason.LENGTH
             stream.push(
                 TokenOutput(

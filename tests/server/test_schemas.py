@@ -11,6 +11,14 @@ import pytest
 from server.schemas import NOT_BUILT, CompletionRequest
 from tests.server.fake_engine import VOCAB_SIZE, FakeEngine
 
+TYPED = {"type": "json_schema"}
+SCHEMA = {"name": "a", "schema": {"type": "object"}}
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"prompt": 5}),
     ("prompt", {"prompt": {}}),
@@ -119,7 +127,32 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("truncate_prompt_tokens", {"truncate_prompt_tokens": 1.5}),
     ("echo", {"echo": 0}),
     ("suffix", {"suffix": "x"}),
-    ("response_format", {"response_format": {"type": "json_object"}}),
+    ("response_format", {"response_format": {"type": "json_schema"}}),
+    ("response_format", {"response_format": {"type": "text", "json_schema": SCHEMA}}),
+    ("response_format.type", {"response_format": {"type": "yaml"}}),
+    (
+        "response_format.json_schema.name",
+        {"response_format": {**TYPED, "json_schema": {"schema": {}}}},
+    ),
+    (
+        "response_format.json_schema.schema",
+        {"response_format": {**TYPED, "json_schema": {"name": "a"}}},
+    ),
+    ("regex", {"regex": ""}),
+    ("regex", {"regex": "a" * 4_097}),
+    ("regex", {"regex": "[a"}),
+    ("regex", {"regex": "\ud800"}),
+    ("choice[0]", {"choice": ["\ud800"]}),
+    ("response_format", {"response_format": json_schema({"const": "\ud800"})}),
+    ("response_format", {"response_format": json_schema({"uniqueItems": True})}),
+    ("response_format", {"response_format": json_schema({"enum": ["a" * 20_000]})}),
+    ("response_format", {"response_format": json_schema({"minimum": 10**400})}),
+    ("regex", {"regex": "a", "choice": ["b"]}),
+    ("ignore_eos", {"regex": "a", "ignore_eos": True}),
+    ("choice", {"choice": []}),
+    ("choice", {"choice": [""]}),
+    ("choice", {"choice": ["a" * 4_097]}),
+    ("choice", {"choice": "a"}),
     ("max_token", {"max_token": 5}),
     ("\\ud800", {"\ud800": 5}),
 ]

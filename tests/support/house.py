@@ -43,6 +43,7 @@ OWNED: Mapping[str, str] = {
     "starlette": "server/*",
     "prometheus_client": "server/metrics.py",
     "tiktoken": "model/tokenizer.py",
+    "llguidance": "model/grammar.py",
     "huggingface_hub": "weights/hub/*",
     "httpx2": "weights/hub/*",
     "ray": "deploy/*",
