@@ -65,10 +65,9 @@ class SamplingRow:
 
     @property
     def is_adjusted(self) -> bool:
-        """Whether the logits change before the temperature."""
+        """Whether the logits change before the temperature, but for what is ``allowed``."""
         return bool(
             self.banned_ids
-            or self.allowed is not None
             or self.logit_bias
             or self.repetition_penalty != 1
             or self.presence_penalty
@@ -121,10 +120,11 @@ def _likeliest_ids(logits: Tensor) -> list[int]:
 
 
 def _adjust(logits: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-    """Apply bias, minimum length and penalties; copies only if some row needs it."""
-    if not any(row.is_adjusted for row in rows):
-        return logits
-    logits = logits.clone()
+    """Apply masks, bias, minimum length and penalties; copies only if some row needs it."""
+    if any(row.allowed is not None for row in rows):
+        logits = logits.masked_fill(_forbidden(rows, logits.shape[-1]), float("-inf"))
+    elif any(row.is_adjusted for row in rows):
+        logits = logits.clone()
     for i, row in enumerate(rows):
         if row.is_adjusted:
             _adjust_row(logits[i], row)
@@ -136,8 +136,6 @@ def _adjust_row(logits: Tensor, row: SamplingRow) -> None:
     if row.logit_bias:
         biased, biases = zip(*row.logit_bias, strict=True)
         logits[list(biased)] += torch.tensor(biases)
-    if row.allowed is not None:
-        logits.masked_fill_(_forbidden(row.allowed, len(logits)), float("-inf"))
     if row.banned_ids:
         logits[list(row.banned_ids)] = float("-inf")
     if row.repetition_penalty != 1:
@@ -151,10 +149,16 @@ def _adjust_row(logits: Tensor, row: SamplingRow) -> None:
         logits[ids] -= row.presence_penalty + row.frequency_penalty * counts
 
 
-def _forbidden(allowed: bytes, vocab_size: int) -> Tensor:
-    """(V), true for each token whose bit is not set."""
-    packed = np.frombuffer(allowed, dtype=np.uint8)
-    bits = np.unpackbits(packed, count=vocab_size, bitorder="little")  # (V)
+def _forbidden(rows: Sequence[SamplingRow], vocab_size: int) -> Tensor:
+    """(B, V), true for each token whose bit is not set. All rows at once: a call costs more than
+    a row does. No bias brings back what is infinitely unlikely, so masks may come first."""
+    size = (vocab_size + 7) // 8
+    anything = b"\xff" * size
+    masks = [anything if row.allowed is None else row.allowed[:size] for row in rows]
+    packed = np.frombuffer(b"".join(mask.ljust(size, b"\0") for mask in masks), dtype=np.uint8)
+    bits = np.unpackbits(
+        packed.reshape(len(rows), size), axis=1, count=vocab_size, bitorder="little"
+    )  # (B, V)
     return torch.from_numpy(bits) == 0
 
 
