@@ -55,4 +55,4 @@ def completion_routes(state: ServerState) -> APIRouter:
 def _admit(state: ServerState, plan: Plan) -> Sequence[OutputStream]:
     """All choices or none. Raises EngineError."""
     items = [(choice.prompt_ids, choice.params) for choice in plan.choices]
-    return state.admit(items, [len(prompt.ids) for prompt in plan.prompts])
+    return state.admit(items, [len(prompt.ids) for prompt in plan.prompts], plan.request.priority)

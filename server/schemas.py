@@ -22,6 +22,7 @@ MAX_REGEX_LEN = 4_096
 MAX_CHOICES = 1_000
 MAX_CHOICES_LEN = 4_096
 """Characters of all texts to choose from: each may take nine in the grammar made of them."""
+MAX_PRIORITY = 100
 MIN_TEMPERATURE = 1e-6
 MAX_TEMPERATURE = 100
 
@@ -32,7 +33,6 @@ NOT_BUILT: Mapping[str, tuple[object, ...]] = {
     "suffix": (None,),
     "typical_p": (None, 1, 1.0),
     "allowed_token_ids": (None,),
-    "priority": (None, 0),
     "context_overflow": (None, "reject"),
 }
 """Fields of /v1/completions that are known and refused, with the values that ask for nothing."""
@@ -230,6 +230,7 @@ class CompletionRequest(RequestSchema):
     logprobs: int | None = Field(default=None, ge=0, le=20)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
     truncate_prompt_tokens: Truncation = None
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     timeout: Timeout = None
     response_format: ResponseFormat | None = None
     regex: Regex | None = None

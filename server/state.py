@@ -87,9 +87,10 @@ class ServerState:
         self,
         items: Sequence[tuple[Sequence[int], SamplingParams | TaskParams]],
         prompt_lens: Sequence[int],
+        priority: int = 0,
     ) -> Sequence[OutputStream]:
         """Submit all of these to the engine or none; a plain call. Raises EngineError."""
-        streams = self.engine.submit_all(items)
+        streams = self.engine.submit_all(items, priority)
         self.metrics.on_admitted(prompt_lens)
         return streams
 

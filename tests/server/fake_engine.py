@@ -70,6 +70,7 @@ class FakeEngine:
     on_failure: list[Callable[[EngineFailed], None]] = field(default_factory=list)
     submitted: list[tuple[tuple[int, ...], SamplingParams]] = field(default_factory=list)
     classified: list[tuple[tuple[int, ...], TaskParams]] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
     aborted: list[int] = field(default_factory=list)
     was_aborted: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -103,6 +104,7 @@ class FakeEngine:
     ) -> list[RequestStream]:
         if self.refusal is not None:
             raise self.refusal
+        self.priorities += [priority] * len(items)
         return [
             self._classify(tuple(ids), params)
             if isinstance(params, TaskParams)

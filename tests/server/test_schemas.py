@@ -188,6 +188,17 @@ async def test_a_bad_item_is_told_with_its_value(
     assert told in answer.json()["error"]["message"]
 
 
+async def test_priority_goes_with_every_choice(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    for fields in ({"priority": -3, "n": 2}, {}):
+        await client.post("/v1/completions", json={"prompt": "a", **fields})
+    assert engine.priorities == [-3, -3, 0]
+    for value in (101, -101, 0.5):
+        answer = await client.post("/v1/completions", json={"prompt": "a", "priority": value})
+        assert answer.json()["error"]["param"] == "priority"
+
+
 @pytest.mark.parametrize("name", sorted(NOT_BUILT))
 async def test_a_field_that_is_not_built_is_refused_unless_it_asks_for_nothing(
     client: httpx.AsyncClient, name: str
