@@ -110,15 +110,14 @@ def test_an_interruption_is_one_line(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    ours = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background ignores it
+    # A shell starts what goes to its background with SIGINT ignored.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(subprocess, "run", lambda *_a, **_o: signal.raise_signal(number))
     try:
         told = refused(capsys, "gpt2")
     finally:
         signal.signal(signal.SIGINT, ours)
-    assert told(capsys, "gpt2") == [
+    assert told == [
         "Error: interrupted: the same command goes on with the download where it stopped"
     ]
     assert signal.getsignal(signal.SIGTERM) == before
