@@ -244,13 +244,17 @@ class Throughput:
 
 
 def check_queue(
-    config: EngineConfig, num_slots: int, open_requests: Collection[Request], throughput: Throughput
+    config: EngineConfig,
+    num_slots: int,
+    num_open: int,
+    open_requests: Iterable[Request],
+    throughput: Throughput,
 ) -> None:
     """Whether one more could join at all, which needs none of it; see :func:`check_room`.
 
-    Raises QueueFull.
+    The ``num_open`` open requests are looked at only where it could not. Raises QueueFull.
     """
-    if len(open_requests) >= num_slots + config.max_queued_requests:
+    if num_open >= num_slots + config.max_queued_requests:
         rule = f"at most {config.max_queued_requests} requests may wait"
         in_line = list(open_requests)[num_slots:]
         raise QueueFull(f"{rule}, and as many do", _retry_after_s(in_line, throughput))

@@ -156,8 +156,9 @@ class EngineClient:
     def check_queue(self) -> None:
         """Whether one more request could be admitted now. Raises QueueFull."""
         if self.info is not None:
-            in_line = [entry.request for entry in self._open]
-            check_queue(self._config, self.info.num_slots, in_line, self._throughput)
+            open_requests = (entry.request for entry in self._open)
+            given = (self._config, self.info.num_slots, len(self._open), open_requests)
+            check_queue(*given, self._throughput)
 
     def _checked(
         self,

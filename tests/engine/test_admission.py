@@ -104,9 +104,9 @@ def test_requests_that_wait_are_bounded() -> None:
 
 def test_a_full_queue_is_known_without_a_request() -> None:
     config = fake_config(max_queued_requests=3)
-    check_queue(config, 4, requests(6), Throughput())
+    check_queue(config, 4, 6, requests(6), Throughput())
     with pytest.raises(QueueFull, match="at most 3 requests may wait, and as many do") as caught:
-        check_queue(config, 4, requests(7), Throughput())
+        check_queue(config, 4, 7, requests(7), Throughput())
     assert caught.value.retry_after_s == 1.0
 
 
